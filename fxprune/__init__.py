@@ -1,0 +1,60 @@
+"""fxprune: structured pruning as a compiler pass. A model and a plan in, a smaller ``torch.fx.GraphModule`` out."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fxprune.analysis import analyse
+from fxprune.compiling import compile
+from fxprune.count import Count, count
+from fxprune.inputs import ExampleInputs
+from fxprune.plans import Plan, plan
+from fxprune_passes.errors import (
+    ArtifactError,
+    CaptureError,
+    FxPruneError,
+    PlanError,
+    UnsupportedError,
+    VerifyError,
+)
+from fxprune_passes.groups import ChannelGroup, ChannelGroups
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArtifactError",
+    "CaptureError",
+    "ChannelGroup",
+    "ChannelGroups",
+    "Count",
+    "FxPruneError",
+    "Plan",
+    "PlanError",
+    "UnsupportedError",
+    "VerifyError",
+    "analyze",
+    "compile",
+    "count",
+    "plan",
+]
+
+
+def analyze(model: nn.Module, example_inputs: ExampleInputs) -> ChannelGroups:
+    """Find what can be pruned, and what is frozen and why.
+
+    Args:
+        model: Any module; only read.
+        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
+
+    Returns:
+        The channel groups; printing them gives a table.
+
+    Raises:
+        CaptureError: The model cannot be captured.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+        >>> [(group.name, group.size) for group in analyze(model, torch.zeros(1, 8))]
+        [('0', 6)]
+    """
+    return analyse(model, example_inputs).groups

@@ -1,0 +1,81 @@
+"""Analysis: capture and propagate in one step, and the channel groups that result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fxprune.capture import Capture, capture
+from fxprune.inputs import ExampleInputs
+from fxprune_passes.groups import ChannelGroups, Site
+from fxprune_passes.propagate import Propagation, propagate
+from fxprune_passes.rewrite import opaque
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Everything known of one model on one kind of inputs.
+
+    Attributes:
+        capture: The captured graph.
+        propagation: The axes of every tensor in it.
+        groups: What can be pruned, what is frozen and why.
+    """
+
+    capture: Capture
+    propagation: Propagation
+    groups: ChannelGroups
+
+
+def analyse(model: nn.Module, example_inputs: ExampleInputs, *, freeze_outputs: bool = True) -> Analysis:
+    """Capture a model and solve its axis equations.
+
+    Args:
+        model: Any module; only read.
+        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
+        freeze_outputs: Keep the model's outputs whole (always, but for the laws of single ops).
+
+    Raises:
+        CaptureError: The model cannot be captured.
+    """
+    captured = capture(model, example_inputs)
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    tensors.update(captured.constants)
+    propagation = propagate(
+        captured.graph_module,
+        captured.inputs,
+        captured.fake_mode,
+        tensors,
+        opaque=opaque,
+        freeze_outputs=freeze_outputs,
+    )
+    return Analysis(captured, propagation, _groups(propagation, tensors))
+
+
+def _groups(propagation: Propagation, tensors: dict[str, torch.Tensor]) -> ChannelGroups:
+    sites = [
+        Site(name, dim, axis, id(axis) in propagation.readers, tensors[name])
+        for name in _in_order_of_use(propagation, tensors)
+        for dim, axis in enumerate(propagation.parameters[name])
+    ]
+    return ChannelGroups(sites, propagation.parameters, propagation.equations.ties)
+
+
+def _in_order_of_use(propagation: Propagation, tensors: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors that the graph reads, in the order in which it does; other names of the same last."""
+    inside: dict[str, list[str]] = {}
+    for name in propagation.parameters:
+        parts = name.split(".")
+        for end in range(1, len(parts)):
+            inside.setdefault(".".join(parts[:end]), []).append(name)
+    order: dict[str, None] = {}
+    for node in propagation.graph_module.graph.nodes:
+        if node.op == "get_attr" and str(node.target) in propagation.parameters:
+            order.setdefault(str(node.target))
+        elif node.op == "call_module":
+            order.update(dict.fromkeys(inside.get(str(node.target), [])))
+    used = {id(tensors[name]) for name in order}
+    return [*order, *(name for name in propagation.parameters if name not in order and id(tensors[name]) in used)]

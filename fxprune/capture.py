@@ -1,0 +1,193 @@
+"""Capture: a model and example inputs in, a graph over fake tensors out. The model itself is only read."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from fxprune.accept import accept
+from fxprune.inputs import ExampleInputs, as_call
+from fxprune.record import default_leaf, record
+from fxprune_passes.errors import CaptureError, explain
+from fxprune_passes.verify import shadow
+
+_LIBRARY = (str(Path(torch.__file__).parent), str(Path(__file__).parent), str(Path(inspect.__file__).parent / "inspect"))
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A captured model.
+
+    Attributes:
+        graph_module: Readable graph over fake parameters, with ``source`` and ``module`` in ``node.meta``.
+        inputs: A fake tensor or plain value for each placeholder.
+        fake_mode: The mode of all fake tensors.
+        constants: Real tensors that the graph reads and that are neither parameters nor buffers, by name.
+        tracer: ``"symbolic"`` or ``"recording"`` (or ``"graph"`` where the model was a graph already).
+    """
+
+    graph_module: fx.GraphModule
+    inputs: Mapping[str, Any]
+    fake_mode: FakeTensorMode
+    constants: Mapping[str, torch.Tensor]
+    tracer: str
+
+
+def capture(model: nn.Module, example_inputs: ExampleInputs) -> Capture:
+    """Capture a model as a graph.
+
+    Args:
+        model: Any module; only read.
+        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
+
+    Returns:
+        The graph over fake tensors, so that nothing is computed and no data is copied.
+
+    Raises:
+        CaptureError: The model is of a kind that is refused, or does not run on the inputs.
+    """
+    accept(model)
+    args, kwargs = as_call(example_inputs)
+    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        copy = shadow(model, fake_mode)
+    except Exception as error:
+        mend = "the model's structure is copied by copy.deepcopy; make its attributes copyable"
+        raise CaptureError(explain(f"{type(model).__name__} cannot be copied: {error}", mend=mend)) from error
+    args, kwargs = _fake((args, kwargs), fake_mode)
+    bound = _bind(copy, args, kwargs)
+    graph_module, tracer = _trace(copy, args, kwargs, bound, fake_mode)
+    return Capture(graph_module, _inputs(graph_module, bound), fake_mode, _constants(graph_module, model), tracer)
+
+
+def _fake(value: Any, fake_mode: FakeTensorMode) -> Any:
+    return torch.utils._pytree.tree_map_only(torch.Tensor, lambda tensor: fake_mode.from_tensor(tensor.detach()), value)
+
+
+def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name, as the forward's signature has them."""
+    try:
+        return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+    except TypeError as error:
+        signature = f"{type(model).__name__}.forward{inspect.signature(model.forward)}"
+        first = f"example inputs do not fit {signature}: {error}."
+        raise CaptureError(explain(first, mend="pass a tuple of positional or a dict of keyword arguments")) from error
+
+
+def _trace(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], bound: dict[str, Any], fake_mode: FakeTensorMode
+) -> tuple[fx.GraphModule, str]:
+    """Symbolic tracing where it is enough, the recording tracer everywhere else."""
+    if isinstance(model, fx.GraphModule):
+        return model, "graph"
+    if _is_plain(model, bound) and (graph_module := _symbolic(model)) is not None:
+        return graph_module, "symbolic"
+    return record(model, args, kwargs, fake_mode=fake_mode), "recording"
+
+
+def _is_plain(model: nn.Module, bound: dict[str, Any]) -> bool:
+    """Whether symbolic tracing can see all there is: no composite leaf, and nothing but tensors as arguments."""
+    if not all(isinstance(value, torch.Tensor) for value in bound.values()):
+        return False
+    kinds = {parameter.kind for parameter in inspect.signature(model.forward).parameters.values()}
+    if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+        return False
+    return not any(_is_composite(module) for module in model.modules())
+
+
+def _is_composite(module: nn.Module) -> bool:
+    """A module of torch.nn that holds others and computes by itself, which symbolic tracing would leave whole."""
+    home = type(module).__module__
+    return home.startswith("torch.nn") and not home.endswith("container") and not default_leaf(module, "")
+
+
+class _Tracer(fx.Tracer):
+    """``fx.Tracer`` that notes source line and module path of every node, and stops at functions it cannot enter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path: list[str] = [""]
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Keep the path of the module whose forward is being traced."""
+        self.path.append(self.path_of_module(m))
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        finally:
+            self.path.pop()
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """Note where the node comes from."""
+        node = super().create_node(*args, **kwargs)
+        node.meta["module"] = self.path[-1]
+        node.meta["source"] = _source_line()
+        if node.op == "call_function" and _is_wrapped(node.target):
+            raise _WrappedError(str(node.target))
+        return node
+
+
+class _WrappedError(Exception):
+    """Symbolic tracing met a function registered by ``torch.fx.wrap``."""
+
+
+def _is_wrapped(target: Any) -> bool:
+    home = (getattr(target, "__module__", None) or "torch").split(".")[0]
+    return home not in ("torch", "_operator", "operator", "math", "builtins")
+
+
+def _source_line() -> str:
+    """File and line of the innermost frame of the model's own code."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_LIBRARY) and not file.startswith("<"):
+            return f"{'/'.join(Path(file).parts[-3:])}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+def _symbolic(model: nn.Module) -> fx.GraphModule | None:
+    """The graph by symbolic tracing, or None where Python looks at values or a function stays opaque."""
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except Exception:  # any Python may fail on proxies; the recording tracer runs it on tensors
+        return None
+    return fx.GraphModule(model, graph)
+
+
+def _inputs(graph_module: fx.GraphModule, bound: Mapping[str, Any]) -> dict[str, Any]:
+    names = [str(node.target) for node in graph_module.graph.nodes if node.op == "placeholder"]
+    return {name: bound[name] for name in names if name in bound}
+
+
+def _constants(graph_module: fx.GraphModule, model: nn.Module) -> dict[str, torch.Tensor]:
+    """Real tensors that the graph reads and that are neither parameters nor buffers of the model."""
+    known = {name for name, _ in [*graph_module.named_parameters(), *graph_module.named_buffers()]}
+    known |= {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    known |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    result: dict[str, torch.Tensor] = {}
+    for node in graph_module.graph.nodes:
+        target = str(node.target)
+        if node.op == "get_attr" and target not in known and target not in result:
+            value = _read(model, target)
+            value = _read(graph_module, target) if value is None else value
+            if isinstance(value, torch.Tensor):
+                if isinstance(value, FakeTensor):
+                    raise CaptureError(explain(f"constant {target!r} has no value.", mend="make it a buffer"))
+                result[target] = value
+    return result
+
+
+def _read(module: Any, target: str) -> Any:
+    for part in target.split("."):
+        module = getattr(module, part, None)
+    return module

@@ -1,0 +1,215 @@
+"""Terms: what each axis of a tensor is made of, and which of its positions a choice of channels keeps.
+
+====================  =====================================================  ===========================
+term                  means                                                  comes from
+====================  =====================================================  ===========================
+``Dim(n)``            n channels that live or die one by one                 a weight's rows
+``Cat(a, b, ..)``     a's channels, then b's                                 cat, split, slices, padding
+``Prod(a, b, ..)``    position ``i * len(b) + j`` lives if a[i] and b[j] do  view, heads, groups
+``Take(a, index)``    a's channels picked by a fixed index vector            flip, roll, strided slices
+====================  =====================================================  ===========================
+
+A ``Dim`` is a variable: :mod:`fxprune_passes.equations` binds it to another term. A frozen ``Dim`` stays whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The place that stated an equation or froze an axis."""
+
+    node: str = ""
+    op: str = ""
+    module: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        """Read as ``op in module (file:line)``, as far as known."""
+        inside = f" in {self.module}" if self.module else ""
+        line = f" ({self.source})" if self.source else ""
+        return f"{self.op or self.node or 'model'}{inside}{line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Why an axis stays whole, and whether its size may change from call to call (batch, spatial)."""
+
+    reason: str
+    where: Where = field(default_factory=Where)
+    dynamic: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Dim:
+    """A variable of ``size`` channels; ``bound`` once an equation has solved it."""
+
+    size: int
+    frozen: Frozen | None = None
+    bound: Term | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cat:
+    """The channels of each part in turn."""
+
+    parts: tuple[Term, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prod:
+    """Row-major product: the last factor runs fastest."""
+
+    factors: tuple[Term, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Take:
+    """Position p is ``base``'s position ``index[p]``."""
+
+    base: Term
+    index: tuple[int, ...]
+    size: int
+
+
+Term = Dim | Cat | Prod | Take
+Axes = tuple[Term, ...]
+
+
+def fixed(size: int, reason: str, where: Where | None = None, *, dynamic: bool = False) -> Dim:
+    """A Dim that is frozen from the start."""
+    return Dim(size, Frozen(reason, where or Where(), dynamic))
+
+
+def cat(parts: Sequence[Term]) -> Term:
+    """Concatenation in normal form: flat, without empty parts."""
+    flat: list[Term] = []
+    for part in map(resolve, parts):
+        flat.extend(part.parts if isinstance(part, Cat) else (part,))
+    flat = [part for part in flat if part.size]
+    return flat[0] if len(flat) == 1 else Cat(tuple(flat), sum(part.size for part in flat))
+
+
+def prod(factors: Sequence[Term]) -> Term:
+    """Product in normal form: flat, without units."""
+    flat: list[Term] = []
+    for factor in map(resolve, factors):
+        flat.extend(factor.factors if isinstance(factor, Prod) else (factor,))
+    units = [factor for factor in flat if factor.size == 1]
+    flat = [factor for factor in flat if factor.size != 1] or units[:1]
+    return flat[0] if len(flat) == 1 else Prod(tuple(flat), math.prod(factor.size for factor in flat))
+
+
+def take(base: Term, index: Sequence[int]) -> Term:
+    """Picked positions in normal form: never a Take of a Take, never the identity."""
+    base, index = resolve(base), tuple(index)
+    if isinstance(base, Take):
+        base, index = base.base, tuple(base.index[i] for i in index)
+    if index == tuple(range(base.size)):
+        return base
+    if frozen := freezing(base):
+        return Dim(len(index), frozen)
+    return Take(base, index, len(index))
+
+
+def resolve(term: Term) -> Term:
+    """The term in normal form, with every solved Dim replaced by its solution."""
+    if isinstance(term, Dim):
+        return term if term.bound is None else _resolve_bound(term)
+    if isinstance(term, Cat):
+        changed = any(_is_stale(part, Cat) for part in term.parts)
+        return cat(term.parts) if changed else term
+    if isinstance(term, Prod):
+        changed = any(_is_stale(factor, Prod) for factor in term.factors)
+        return prod(term.factors) if changed else term
+    base = resolve(term.base)
+    return term if base is term.base else take(base, term.index)
+
+
+def _is_stale(term: Term, parent: type[Cat] | type[Prod]) -> bool:
+    return isinstance(resolved := resolve(term), parent) or resolved is not term
+
+
+def _resolve_bound(dim: Dim) -> Term:
+    """Follow a chain of bindings and shorten it behind us."""
+    chain = [dim]
+    term = dim.bound
+    while isinstance(term, Dim) and term.bound is not None:
+        chain.append(term)
+        term = term.bound
+    assert term is not None
+    result = resolve(term)
+    for link in chain:
+        link.bound = result
+    return result
+
+
+def leaves(term: Term) -> Iterator[Dim]:
+    """Every unsolved Dim that the term is made of, in order, with repetitions."""
+    term = resolve(term)
+    if isinstance(term, Dim):
+        yield term
+    elif isinstance(term, Take):
+        yield from leaves(term.base)
+    else:
+        for part in term.parts if isinstance(term, Cat) else term.factors:
+            yield from leaves(part)
+
+
+def freezing(term: Term) -> Frozen | None:
+    """Why the term stays whole (the first reason), or None if some channel of it can go."""
+    first: Frozen | None = None
+    for leaf in leaves(term):
+        if leaf.frozen is None:
+            return None
+        if first is None or (leaf.frozen.dynamic and not first.dynamic):
+            first = leaf.frozen
+    return first
+
+
+def mask(term: Term, kept: Mapping[Dim, torch.Tensor]) -> torch.Tensor | None:
+    """Which positions of an axis are kept.
+
+    Args:
+        term: The axis.
+        kept: For each pruned Dim a bool tensor of its size; Dims not named are kept whole.
+
+    Returns:
+        A bool tensor ``(term.size,)``, or None if every position is kept.
+    """
+    term = resolve(term)
+    if isinstance(term, Dim):
+        return kept.get(term)
+    if isinstance(term, Take):
+        base = mask(term.base, kept)
+        return None if base is None else base[torch.tensor(term.index)]
+    parts = term.parts if isinstance(term, Cat) else term.factors
+    masks = [mask(part, kept) for part in parts]
+    if all(one is None for one in masks):
+        return None
+    full = [torch.ones(part.size, dtype=torch.bool) if one is None else one for part, one in zip(parts, masks, strict=True)]
+    if isinstance(term, Cat):
+        return torch.cat(full)
+    result = full[0]
+    for factor in full[1:]:
+        result = (result[:, None] & factor).flatten()
+    return result
+
+
+def show(term: Term, names: Mapping[Dim, str]) -> str:
+    """The term as text, with group names for Dims that have one and plain sizes for the rest."""
+    term = resolve(term)
+    if isinstance(term, Dim):
+        return names.get(term, str(term.size))
+    if isinstance(term, Take):
+        return f"Take({show(term.base, names)}, {len(term.index)} of {term.base.size})"
+    parts = term.parts if isinstance(term, Cat) else term.factors
+    return f"{type(term).__name__}({', '.join(show(part, names) for part in parts)})"

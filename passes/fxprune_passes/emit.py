@@ -1,0 +1,159 @@
+"""Build the new module around a rewritten graph: sliced parameters under their old names, in their old order."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxprune_passes.axes import Axes
+from fxprune_passes.kept import Kept
+
+
+def cut(tensor: torch.Tensor, kept: Kept, axes: Axes) -> torch.Tensor:
+    """A copy of the kept part of a tensor, in the memory format of the original."""
+    result = tensor.detach()
+    for dim, axis in enumerate(axes):
+        if (index := kept.index(axis)) is not None:
+            result = result.index_select(dim, index.to(tensor.device))
+    for form in (torch.channels_last, torch.channels_last_3d):
+        if tensor.ndim == (4 if form is torch.channels_last else 5) and tensor.is_contiguous(memory_format=form):
+            if not tensor.is_contiguous():
+                result = result.contiguous(memory_format=form)
+    return result.clone() if result.data_ptr() == tensor.data_ptr() else result
+
+
+@dataclass(slots=True)
+class Emitter:
+    """Slices parameters and clones leaf modules, each once, so that what was shared stays shared."""
+
+    model: nn.Module
+    constants: Mapping[str, torch.Tensor]
+    parameters: Mapping[str, Axes]
+    kept: Kept
+    new_constants: dict[str, torch.Tensor] = field(default_factory=dict)
+    _memo: dict[int, Any] = field(default_factory=dict)
+    _modules: dict[str, tuple[str, dict[str, Any], nn.Module]] = field(default_factory=dict)
+
+    def find(self, name: str) -> torch.Tensor:
+        """The original tensor of that name."""
+        if name in self.new_constants:
+            return self.new_constants[name]
+        return self.constants[name] if name in self.constants else _attribute(self.model, name)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The sliced parameter, buffer or constant of that name."""
+        original = self.find(name)
+        if id(original) not in self._memo:
+            axes = self.parameters.get(name)
+            part = cut(original, self.kept, axes) if axes is not None else original.detach().clone()
+            if isinstance(original, nn.Parameter):
+                part = nn.Parameter(part, requires_grad=original.requires_grad)
+                part.__dict__.update(original.__dict__)
+            self._memo[id(original)] = part
+            self._memo[-id(original)] = original  # keeps it alive, so that its id stays its own
+        return self._memo[id(original)]  # type: ignore[no-any-return]
+
+    def constant(self, name: str, value: torch.Tensor) -> str:
+        """Add a new constant tensor; returns the name it got."""
+        unique, number = name, 1
+        while unique in self.new_constants or hasattr(self.model, unique):
+            unique, number = f"{name}_{number}", number + 1
+        device = next((tensor.device for tensor in self.model.parameters()), value.device)
+        self.new_constants[unique] = value.to(device) if device.type != "meta" else value
+        return unique
+
+    def module(self, target: str, attributes: dict[str, Any]) -> str:
+        """Clone a leaf module with sliced parameters and new attributes; returns the path to call it by.
+
+        A module that is called twice is cloned once, unless the two calls need different attributes.
+        """
+        original = self.model.get_submodule(target)
+        changed = {key: value for key, value in attributes.items() if getattr(original, key) != value}
+        name, number = target, 1
+        while name in self._modules and self._modules[name][1] != changed:
+            name, number = f"{target}_{number}", number + 1
+        if name not in self._modules:
+            self._modules[name] = (target, changed, self._clone(target, original, changed, fresh=name != target))
+        return name
+
+    def _clone(self, target: str, original: nn.Module, attributes: dict[str, Any], *, fresh: bool) -> nn.Module:
+        for name, _ in [*original.named_parameters(), *original.named_buffers()]:
+            self.tensor(f"{target}.{name}")
+        memo = {key: value for key, value in self._memo.items() if key > 0 and not (fresh and key == id(original))}
+        clone = copy.deepcopy(original, memo)
+        if not fresh:
+            self._memo[id(original)] = clone
+        for key, value in attributes.items():
+            setattr(clone, key, value)
+        return clone
+
+    def build(self, graph: fx.Graph, class_name: str) -> fx.GraphModule:
+        """Assemble the module tree that the graph reads, in the original order, and compile its code."""
+        reads = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+        leaves = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+        result = fx.GraphModule(nn.Module(), fx.Graph(), class_name)
+        for path in self._paths(reads, leaves):
+            parent, _, name = path.rpartition(".")
+            owner = result.get_submodule(parent)
+            if path in leaves:
+                owner.add_module(name, self._modules[path][2])
+            elif not hasattr(owner, name):
+                container = nn.Module()
+                container.training = _training(self.model, path)
+                owner.add_module(name, container)
+        for name in self._in_order(reads):
+            self._place(result, name)
+        result.training = self.model.training
+        result.graph = graph
+        return result
+
+    def _paths(self, reads: set[str], leaves: set[str]) -> list[str]:
+        """Every module path that is needed, parents first, in the model's order."""
+        needed = set(leaves)
+        for name in [*reads, *leaves]:
+            parts = name.split(".")[:-1]
+            needed.update(".".join(parts[: i + 1]) for i in range(len(parts)))
+        order = {path: i for i, (path, _) in enumerate(self.model.named_modules(remove_duplicate=False))}
+        place = {path: order.get(path, order.get(self._modules[path][0], 0) if path in self._modules else 0) for path in needed}
+        return sorted(needed, key=lambda path: (place[path], path.count("."), path))
+
+    def _in_order(self, reads: set[str]) -> list[str]:
+        kinds = (self.model.named_parameters(remove_duplicate=False), self.model.named_buffers(remove_duplicate=False))
+        order = {name: i for i, name in enumerate(name for kind in kinds for name, _ in kind)}
+        return sorted(reads, key=lambda name: (order.get(name, len(order)), name))
+
+    def _place(self, result: fx.GraphModule, path: str) -> None:
+        """Put a sliced tensor where the original is: a parameter, a buffer, or a buffer that is not saved."""
+        parent, _, name = path.rpartition(".")
+        owner = result.get_submodule(parent)
+        if name in owner._parameters or name in owner._buffers:
+            return
+        tensor = self.tensor(path)
+        if isinstance(tensor, nn.Parameter):
+            owner.register_parameter(name, tensor)
+            return
+        try:
+            original = self.model.get_submodule(parent)
+            persistent = name in original._buffers and name not in original._non_persistent_buffers_set
+        except AttributeError:
+            persistent = False
+        owner.register_buffer(name, tensor, persistent=persistent or path in self.new_constants)
+
+
+def _training(model: nn.Module, path: str) -> bool:
+    try:
+        return model.get_submodule(path).training
+    except AttributeError:
+        return model.training
+
+
+def _attribute(module: nn.Module, name: str) -> torch.Tensor:
+    result: Any = module
+    for part in name.split("."):
+        result = getattr(result, part)
+    return result  # type: ignore[no-any-return]

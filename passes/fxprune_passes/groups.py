@@ -1,0 +1,261 @@
+"""Channel groups: what can be pruned, under which names, and what is frozen and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from tabulate import tabulate
+
+from fxprune_passes.axes import Axes, Cat, Dim, Frozen, Prod, Take, Term, Where, freezing, leaves, resolve, show
+from fxprune_passes.equations import Tie
+from fxprune_passes.errors import PlanError, explain
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One axis of one parameter or buffer: ``parameter`` dim ``dim``, made of ``axis``.
+
+    ``reads`` says that the axis is summed over by every op that uses it (a convolution's input channels).
+    """
+
+    parameter: str
+    dim: int
+    axis: Term
+    reads: bool
+    tensor: torch.Tensor = field(repr=False)
+
+    def __str__(self) -> str:
+        """Read as ``conv1.weight dim 0 (64, 3, 7, 7)``."""
+        return f"{self.parameter} dim {self.dim} {tuple(self.tensor.shape)}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChannelGroup:
+    """Channels that go together: channel i of the group is named by every site.
+
+    Attributes:
+        name: Unique; the first module that writes these channels.
+        size: Number of channels.
+        sites: Every parameter axis that holds them.
+        dim: The variable of the axis algebra.
+    """
+
+    name: str
+    size: int
+    sites: tuple[Site, ...]
+    dim: Dim = field(repr=False)
+
+    @property
+    def writers(self) -> tuple[Site, ...]:
+        """The sites that produce the channels (all sites, where none does)."""
+        return tuple(site for site in self.sites if not site.reads) or self.sites
+
+    def per_channel(self, site: Site, values: torch.Tensor) -> torch.Tensor:
+        """Sum values along a site's axis into the channels they belong to.
+
+        Args:
+            site: One of ``sites``.
+            values: ``(site's axis size,)``.
+
+        Returns:
+            ``(size,)``: for every channel the sum over the positions that it fills.
+        """
+        channel = torch.tensor(channels(site.axis, self.dim), device=values.device)
+        result = values.new_zeros(self.size)
+        return result.index_add_(0, channel[channel >= 0], values[channel >= 0])
+
+
+def channels(term: Term, dim: Dim) -> list[int]:
+    """For every position of an axis the channel of ``dim`` that it is, or -1."""
+    term = resolve(term)
+    if isinstance(term, Dim):
+        return list(range(term.size)) if term is dim else [-1] * term.size
+    if isinstance(term, Take):
+        base = channels(term.base, dim)
+        return [base[place] for place in term.index]
+    if isinstance(term, Cat):
+        return [channel for part in term.parts for channel in channels(part, dim)]
+    result = [-1]
+    for factor in term.factors:
+        inner = channels(factor, dim)
+        result = [max(outer, one) for outer in result for one in inner]
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenAxis:
+    """An axis that stays whole, and why."""
+
+    parameter: str
+    dim: int
+    size: int
+    reason: str
+    where: Where
+
+    def __str__(self) -> str:
+        """Read as one line."""
+        return f"{self.parameter} dim {self.dim} ({self.size} channels) is frozen by {self.where}: {self.reason}"
+
+
+class ChannelGroups(Sequence[ChannelGroup]):
+    """All channel groups of a model, in the order the model runs; indexed by number or by any member's name.
+
+    Attributes:
+        frozen: Parameter axes that stay whole, with op, module and source line.
+        parameters: The axes of every parameter and buffer.
+        ties: The solved equations, for the chain from one axis to another.
+    """
+
+    def __init__(self, sites: Sequence[Site], parameters: Mapping[str, Axes], ties: Sequence[Tie]) -> None:
+        self.parameters = parameters
+        self.ties = ties
+        self._sites = sites
+        self._groups = _gather(sites)
+        self._by_name = {group.name: group for group in self._groups}
+        self.names = {group.dim: group.name for group in self._groups}
+        self.frozen = [
+            FrozenAxis(site.parameter, site.dim, site.axis.size, frozen.reason, frozen.where)
+            for site in sites
+            if (frozen := freezing(site.axis)) and site.axis.size > 1 and not _is_geometry(frozen)
+        ]
+
+    def __len__(self) -> int:
+        """Number of groups."""
+        return len(self._groups)
+
+    def __iter__(self) -> Iterator[ChannelGroup]:
+        """The groups, in the order the model runs."""
+        return iter(self._groups)
+
+    def __getitem__(self, key: int | slice | str) -> ChannelGroup:  # type: ignore[override]
+        """A group by number, by name, or by any module or parameter that writes it.
+
+        Raises:
+            PlanError: The name is unknown, names several groups, or names only frozen axes.
+        """
+        if isinstance(key, (int, slice)):
+            return self._groups[key]  # type: ignore[return-value]
+        if key in self._by_name:
+            return self._by_name[key]
+        axis = self.axis(key)
+        found = list(dict.fromkeys(leaf for leaf in leaves(axis) if not leaf.frozen))
+        if len(found) > 1:
+            names = ", ".join(self.names[leaf] for leaf in found)
+            first = f"{key!r} holds {len(found)} channel groups, expected one."
+            raise PlanError(explain(first, at=f"its axis is {self.show(axis)}", mend=f"name one of {names}"))
+        return self._by_name[self.names[found[0]]]
+
+    def __str__(self) -> str:
+        """Two tables: the groups with their members, and what is frozen."""
+        rows = [(group.name, group.size, _members(group)) for group in self]
+        text = tabulate(rows, headers=("channel group", "channels", "members"), maxcolwidths=[None, None, 80])
+        frozen: dict[tuple[str, str], list[FrozenAxis]] = {}
+        for axis in self.frozen:
+            frozen.setdefault((axis.reason, str(axis.where)), []).append(axis)
+        lines = [(reason, where, _some([f"{a.parameter}:{a.dim}" for a in axes])) for (reason, where), axes in frozen.items()]
+        if not lines:
+            return text
+        return f"{text}\n\n{tabulate(lines, headers=('frozen because', 'by', 'axes'), maxcolwidths=[30, 50, 60])}"
+
+    def show(self, term: Term) -> str:
+        """A term as text, in the names of these groups."""
+        return show(term, self.names)
+
+    def axis(self, member: str) -> Term:
+        """The axis that a module or parameter writes.
+
+        Args:
+            member: A module (``"layer1.0.conv1"``), a parameter or a buffer (``"layer1.0.conv1.weight"``).
+
+        Raises:
+            PlanError: The name is unknown, holds several different axes, or is frozen.
+        """
+        sites = [site for site in self._sites if member in (site.parameter, site.parameter.rpartition(".")[0])]
+        if not sites:
+            raise PlanError(self._unknown(member))
+        free = [site for site in sites if not freezing(site.axis)]
+        if not free:
+            raise PlanError(self._frozen(member, sites))
+        free = [site for site in free if not site.reads] or free
+        axes = list(dict.fromkeys(resolve(site.axis) for site in free))
+        shown = {self.show(axis) for axis in axes}
+        if len(shown) > 1:
+            first = f"{member!r} writes {len(shown)} different axes, expected one."
+            at = "\n".join(f"{site}: {self.show(site.axis)}" for site in free)
+            raise PlanError(explain(first, at=at, mend="name a parameter or a channel group"))
+        return axes[0]
+
+    def _unknown(self, member: str) -> str:
+        first = f"no module, parameter or channel group is called {member!r}."
+        known = {site.parameter.rpartition(".")[0] for site in self._sites} | set(self._by_name)
+        close = [name for name in sorted(known) if member.rpartition(".")[2] in name or name in member][:5]
+        return explain(first, mend=f"did you mean {', '.join(close)}?" if close else "print the groups to see the names")
+
+    def _frozen(self, member: str, sites: Sequence[Site]) -> str:
+        site = next((one for one in sites if not one.reads), sites[0])
+        frozen = freezing(site.axis)
+        assert frozen is not None
+        first = f"{member!r} cannot be pruned: {site.axis.size} channels, frozen by {frozen.where}: {frozen.reason}."
+        return explain(first, at=str(site), why="\n".join(self.chain(self.parameters[site.parameter][site.dim])))
+
+    def chain(self, axis: Term) -> list[str]:
+        """The ties that lead from an axis, as the model stated it, to what it turned out to be."""
+        steps, term = [], axis
+        by_dim = {tie.dim: tie for tie in self.ties}
+        while isinstance(term, Dim) and (tie := by_dim.get(term)):
+            steps.append(f"{term.size} channels tied by {tie.where}")
+            term = tie.term
+        frozen = freezing(term)
+        return [*steps, *([f"frozen by {frozen.where}: {frozen.reason}"] if frozen else [])]
+
+
+def _is_geometry(frozen: Frozen) -> bool:
+    return frozen.reason in ("kernel size",)
+
+
+def _members(group: ChannelGroup) -> str:
+    return _some(list(dict.fromkeys(f"{site.parameter}:{site.dim}" for site in group.sites)))
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    rest = f", +{len(names) - most}" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _gather(sites: Sequence[Site]) -> list[ChannelGroup]:
+    """Groups in order of first use; two names of one tensor count once."""
+    by_dim: dict[Dim, list[Site]] = {}
+    seen: set[tuple[int, int]] = set()
+    for site in sites:
+        if (id(site.tensor), site.dim) in seen:
+            continue
+        seen.add((id(site.tensor), site.dim))
+        for leaf in dict.fromkeys(leaves(site.axis)):
+            if not leaf.frozen:
+                by_dim.setdefault(leaf, []).append(site)
+    taken: set[str] = set()
+    return [_named(dim, members, taken) for dim, members in by_dim.items()]
+
+
+def _named(dim: Dim, sites: Sequence[Site], taken: set[str]) -> ChannelGroup:
+    """Name a group after the first module that writes exactly it, else after the part of an axis that it is."""
+    whole = [site for site in sites if resolve(site.axis) is dim]
+    first = next((site for site in whole if not site.reads), None) or next((s for s in sites if not s.reads), sites[0])
+    name = first.parameter.rpartition(".")[0] or first.parameter
+    free = list(dict.fromkeys(leaf for leaf in leaves(first.axis) if not leaf.frozen))
+    if len(free) > 1:
+        name = f"{name}:{free.index(dim)}"
+    if name in taken:
+        name = first.parameter if first.parameter not in taken else f"{first.parameter}:{first.dim}"
+    unique, number = name, 1
+    while unique in taken:
+        unique, number = f"{name}#{number}", number + 1
+    taken.add(unique)
+    return ChannelGroup(unique, dim.size, tuple(sites), dim)
+
+
+def is_product(term: Term) -> bool:
+    """Whether an axis is a product of several prunable factors."""
+    return isinstance(resolve(term), Prod)

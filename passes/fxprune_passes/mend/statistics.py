@@ -1,0 +1,135 @@
+"""Mends for ``statistics="full"``: means and variances as if the removed channels were there as zeros.
+
+With r = kept / all of the channels that a statistic runs over, and m, v taken over the kept ones:
+mean = r m, and variance = r E[(x - mean)^2] + (1 - r) mean^2.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from fxprune_passes.axes import Axes, Term
+from fxprune_passes.kept import Kept
+from fxprune_passes.mend.registry import Call
+
+FULL: dict[Any, Callable[[Call, Any], fx.Node]] = {}
+
+
+def full_mend(*targets: Any) -> Callable[[Callable[[Call, Any], fx.Node]], Callable[[Call, Any], fx.Node]]:
+    """Register how a target is written when its statistics count removed channels as zeros."""
+
+    def register(function: Callable[[Call, Any], fx.Node]) -> Callable[[Call, Any], fx.Node]:
+        FULL.update(dict.fromkeys(targets, function))
+        return function
+
+    return register
+
+
+def share(kept: Kept, axes: list[Term]) -> float:
+    """The kept share of the positions that a statistic runs over."""
+    result = 1.0
+    for axis in axes:
+        result *= kept.size(axis) / axis.size
+    return result
+
+
+def _normalized(call: Call, x: fx.Node, dims: list[int], r: float, eps: float, *, centre: bool = True) -> fx.Node:
+    """(x - mean) / sqrt(variance + eps) over ``dims``, with zeros for the removed channels."""
+    if centre:
+        mean = call.function(operator.mul, call.function(torch.mean, x, dims, keepdim=True), r)
+        x = call.function(operator.sub, x, mean)
+    square = call.function(torch.mean, call.function(torch.square, x), dims, keepdim=True)
+    variance = call.function(operator.mul, square, r)
+    if centre:
+        rest = call.function(operator.mul, call.function(torch.square, mean), 1 - r)
+        variance = call.function(operator.add, variance, rest)
+    scale = call.function(torch.rsqrt, call.function(operator.add, variance, eps))
+    return call.function(operator.mul, x, scale)
+
+
+def _affine(call: Call, x: fx.Node, weight: Any, bias: Any) -> fx.Node:
+    """Weight and bias; the last node written is the final one, under the old node's name."""
+    if weight is None and bias is None:
+        return call.emit("call_function", torch.Tensor.contiguous, (x,))
+    if weight is not None and bias is not None:
+        return call.emit("call_function", torch.addcmul, (bias, x, weight))
+    target, other = (operator.mul, weight) if weight is not None else (operator.add, bias)
+    return call.emit("call_function", target, (x, other))
+
+
+def _parameter(call: Call, module: Any, name: str) -> Any:
+    """A read of a leaf module's parameter, or None if it has none."""
+    if getattr(module, name, None) is None:
+        return None
+    return call.emit("get_attr", f"{call.node.target}.{name}", final=False)
+
+
+@full_mend(nn.LayerNorm, nn.RMSNorm, F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm)
+def layer_norm(call: Call, module: Any) -> fx.Node:
+    """Layer and root-mean-square norm with the original denominators."""
+    source = call.argument(0, "input")
+    x: Axes = call.axes(source)
+    if module is not None:
+        shape, eps = module.normalized_shape, module.eps
+        weight, bias = _parameter(call, module, "weight"), _parameter(call, module, "bias")
+        rms = isinstance(module, nn.RMSNorm)
+    else:
+        rms = call.node.target in (F.rms_norm, torch.rms_norm)
+        shape, weight = call.old(call.argument(1, "normalized_shape")), call.data(call.argument(2, "weight"))
+        bias = None if rms else call.data(call.argument(3, "bias"))
+        eps = call.argument(3, "eps") if rms else call.argument(4, "eps", 1e-5)
+    eps = torch.finfo(call.source.values[source].dtype).eps if eps is None else eps
+    axes = list(x[len(x) - len(shape) :])
+    dims = list(range(-len(shape), 0))
+    result = _normalized(call, call.tensors[source], dims, share(call.kept, axes), eps, centre=not rms)
+    return _affine(call, result, weight, bias)
+
+
+@full_mend(nn.GroupNorm, F.group_norm, torch.group_norm)
+def group_norm(call: Call, module: Any) -> fx.Node:
+    """Group norm with the original denominators: every group keeps the same share."""
+    source = call.argument(0, "input")
+    x: Axes = call.axes(source)
+    if module is not None:
+        groups, eps = module.num_groups, module.eps
+        weight, bias = _parameter(call, module, "weight"), _parameter(call, module, "bias")
+    else:
+        groups, eps = call.old(call.argument(1, "num_groups")), call.argument(4, "eps", 1e-5)
+        weight, bias = call.data(call.argument(2, "weight")), call.data(call.argument(3, "bias"))
+    channels, left = call.kept.size(x[1]), call.kept.groups(x[1], groups)
+    grouped = call.function(torch.unflatten, call.tensors[source], 1, (left, channels // left))
+    r = (channels // left) / (x[1].size // groups)
+    result = _normalized(call, grouped, list(range(2, len(x) + 1)), r, eps)
+    result = call.function(torch.flatten, result, 1, 2)
+    shape = (channels, *(1 for _ in x[2:]))
+    weight, bias = (one if one is None else call.function(torch.reshape, one, shape) for one in (weight, bias))
+    return _affine(call, result, weight, bias)
+
+
+@full_mend(torch.mean, "mean")
+def mean(call: Call, module: Any) -> fx.Node:
+    """A mean over all channels: the mean over the kept ones times their share."""
+    written = call.emit(call.node.op, call.node.target, call.data(call.node.args), call.data(call.node.kwargs), final=False)
+    r = share(call.kept, call.statistics_axes)
+    return call.emit("call_function", operator.mul, (written, r))
+
+
+@full_mend(torch.var, torch.std, "var", "std", torch.var_mean, torch.std_mean)
+def variance(call: Call, module: Any) -> fx.Node:
+    """A variance over all channels: zeros are put back for the removed ones before it is taken."""
+    source = call.argument(0, "input")
+    x: Axes = call.axes(source)
+    widths = [0, 0] * len(x)
+    for number, axis in enumerate(reversed(x)):
+        if any(axis is one for one in call.statistics_axes):
+            widths[2 * number + 1] = axis.size - call.kept.size(axis)
+    padded = call.function(F.pad, call.tensors[source], widths)
+    args = (padded, *call.data(call.node.args[1:]))
+    kwargs = {key: value for key, value in call.data(call.node.kwargs).items() if key != "input"}
+    return call.emit(call.node.op, call.node.target, args, kwargs)

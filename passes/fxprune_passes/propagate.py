@@ -1,0 +1,322 @@
+"""Run the captured graph on fake tensors and state every op's equations between axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxprune_passes.axes import Axes, Term, Where
+from fxprune_passes.equations import Equations
+from fxprune_passes.errors import CaptureError, explain
+from fxprune_passes.rules import Op, find
+
+_KNOWN_VALUES_UP_TO = 1 << 16  # elements of an index vector that is followed by value
+Opaque = Callable[[fx.Node, Mapping[str, nn.Module]], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One dispatched ATen op: its name, its output axes, and its numbers that are not sizes."""
+
+    name: str
+    axes: list[Axes]
+    numbers: tuple[float, ...]
+
+
+@dataclass(slots=True)
+class Propagation:
+    """What is known of a graph: the axes and the fake value of every node, and the equations between them."""
+
+    graph_module: fx.GraphModule
+    fake_mode: FakeTensorMode
+    equations: Equations = field(default_factory=Equations)
+    axes: dict[fx.Node, Any] = field(default_factory=dict)
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+    parameters: dict[str, Axes] = field(default_factory=dict)
+    operations: dict[fx.Node, list[Operation]] = field(default_factory=dict)
+    statistics: dict[fx.Node, list[Term]] = field(default_factory=dict)
+    readers: set[int] = field(default_factory=set)
+    constants: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
+
+
+def propagate(
+    graph_module: fx.GraphModule,
+    inputs: Mapping[str, Any],
+    fake_mode: FakeTensorMode,
+    values: Mapping[str, torch.Tensor],
+    *,
+    opaque: Opaque,
+    freeze_outputs: bool = True,
+) -> Propagation:
+    """Solve every op's axis equations.
+
+    Args:
+        graph_module: Captured model whose parameters and buffers are fake; not modified.
+        inputs: A fake tensor or plain value for each placeholder.
+        fake_mode: The mode that made them.
+        values: The real tensors by name; integer ones are followed by value where they index an axis.
+        opaque: Says why a node's inside must not be looked at, or None.
+        freeze_outputs: Keep the model's outputs whole.
+
+    Returns:
+        Axes of every tensor, fake values of every node, and the solved equations.
+
+    Raises:
+        CaptureError: The graph does not run on these inputs.
+    """
+    result = Propagation(graph_module, fake_mode)
+    interpreter = _Interpreter(result, values, opaque)
+    with quiet_run(fake_mode):
+        interpreter.run_graph(inputs)
+    if freeze_outputs:
+        _freeze_outputs(result)
+    return result
+
+
+@contextmanager
+def quiet_run(fake_mode: FakeTensorMode) -> Iterator[None]:
+    """No gradients, fake tensors, and no fused attention module, whose inside no rule could see."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), fake_mode:
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _freeze_outputs(result: Propagation) -> None:
+    output = next(iter(reversed(result.graph_module.graph.nodes)))
+    result.equations.where = Where("output", "model output")
+    for axes in flat_axes(result.axes[output]):
+        for axis in axes:
+            result.equations.freeze(axis, "model output")
+
+
+def flat_axes(tree: Any) -> Iterator[Axes]:
+    """Every tensor's axes in a node's value (lists and dicts hold several tensors, None stands for no tensor)."""
+    if isinstance(tree, tuple):
+        yield tree
+    elif isinstance(tree, (list, dict)):
+        for one in tree.values() if isinstance(tree, dict) else tree:
+            yield from flat_axes(one)
+
+
+class _Ledger(TorchDispatchMode):
+    """Knows the axes of every fake tensor, and applies each dispatched op's rule."""
+
+    def __init__(self, result: Propagation) -> None:
+        super().__init__()
+        self.result = result
+        self.equations = result.equations
+        self.where = Where()
+        self.operations: list[Operation] = []
+        self.statistics: list[Term] = []
+        self._axes: dict[int, tuple[torch.Tensor, Axes]] = {}
+        self._known: dict[int, torch.Tensor] = {}
+
+    def learn(self, tensor: torch.Tensor, axes: Axes, value: torch.Tensor | None = None) -> Axes:
+        """Give a tensor its axes (the tensor is kept alive, so that its id stays its own)."""
+        self._axes[id(tensor)] = (tensor, axes)
+        if value is not None and axes:
+            self._known[id(axes)] = value
+        return axes
+
+    def axes(self, tensor: torch.Tensor) -> Axes:
+        """The axes of a tensor; one that came from nowhere is a constant, and stays whole."""
+        known = self._axes.get(id(tensor))
+        if known is None:
+            return self.learn(tensor, tuple(self.equations.fixed(size, "constant tensor") for size in tensor.shape))
+        return known[1]
+
+    def known(self, axes: Axes) -> torch.Tensor | None:
+        """The values of an integer tensor, where they are known."""
+        return self._known.get(id(axes))
+
+    def tree(self, value: Any) -> Any:
+        """A node's value with axes for tensors and None for the rest."""
+        if isinstance(value, torch.Tensor):
+            return self.axes(value)
+        if isinstance(value, dict):
+            return {key: self.tree(one) for key, one in value.items()}
+        if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
+            return [self.tree(one) for one in value]
+        return None
+
+    def __torch_dispatch__(  # noqa: D105
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        outputs = [one for one in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(one, torch.Tensor)]
+        if outputs:
+            self._state(func, args, kwargs, outputs)
+        return out
+
+    def _state(self, func: OpOverload, args: Any, kwargs: Any, outputs: list[torch.Tensor]) -> None:
+        self.equations.where = Where(self.where.node, str(func.overloadpacket), self.where.module, self.where.source)
+        args, kwargs = self._as_axes(args), {key: self._as_axes(one) for key, one in kwargs.items()}
+        results = self._apply(func, list(args), kwargs, outputs)
+        for tensor, axes in zip(outputs, results, strict=True):
+            if id(tensor) not in self._axes or self._axes[id(tensor)][0] is not tensor:
+                self.learn(tensor, axes)
+        self._follow_values(func, list(args), kwargs, outputs)
+        self.operations.append(Operation(str(func), results, tuple(numbers([args, kwargs]))))
+
+    def _as_axes(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self.axes(value)
+        return [self._as_axes(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+    def _apply(
+        self, func: OpOverload, args: list[Any], kwargs: dict[str, Any], outputs: list[torch.Tensor]
+    ) -> list[Axes]:
+        shapes = [tuple(one.shape) for one in outputs]
+        op = Op(str(func), shapes, self.equations, self._known)
+        if (rule := find(func)) is None:
+            return self._freeze_all(op, args, kwargs, "no rule for this op")
+        try:
+            stated = rule(op, *args, **kwargs)
+        except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+            return self._freeze_all(op, args, kwargs, f"rule does not cover this call ({error})")
+        results = stated if isinstance(stated, list) else [stated]
+        if [tuple(axis.size for axis in axes) for axes in results[: len(shapes)]] != shapes[: len(results)]:
+            return self._freeze_all(op, args, kwargs, "rule does not cover this call (shape)")
+        self.result.readers.update(map(id, op.contracted))
+        self.statistics += op.statistics
+        rest = [tuple(self.equations.fixed(size, "side output") for size in shape) for shape in shapes[len(results) :]]
+        return results[: len(shapes)] + rest
+
+    def _freeze_all(self, op: Op, args: list[Any], kwargs: dict[str, Any], reason: str) -> list[Axes]:
+        for axes in flat_axes([args, kwargs]):
+            op.freeze(axes, reason)
+        return [tuple(op.fixed(size, reason) for size in shape) for shape in op.shapes]
+
+    def _follow_values(self, func: OpOverload, args: list[Any], kwargs: Any, outputs: list[torch.Tensor]) -> None:
+        """Compute small integer tensors that depend on known ones alone, since they may index an axis."""
+        out = outputs[0]
+        if len(outputs) != 1 or out.dtype != torch.int64 or out.ndim == 0 or out.numel() > _KNOWN_VALUES_UP_TO:
+            return
+        if func.is_view or func._schema.is_mutable or any(True for _ in flat_axes(kwargs)):
+            return
+        flat = list(flat_axes(args))
+        if func.overloadpacket not in _VALUE_OPS or any(id(axes) not in self._known for axes in flat):
+            return
+        with unset_fake_temporarily():
+            real = [self._known[id(one)] if isinstance(one, tuple) else one for one in args]
+            value = func(*real, **{**kwargs, "device": "cpu"}) if "device" in kwargs else func(*real, **kwargs)
+        self._known[id(self.axes(out))] = value
+
+
+_VALUE_OPS = frozenset(
+    getattr(torch.ops.aten, name) for name in ("arange", "add", "sub", "mul", "_to_copy", "clone", "flip", "remainder")
+)
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Floats among the arguments of an op: factors and offsets that a smaller shape must not change."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from numbers(one)
+
+
+class _Interpreter(fx.Interpreter):
+    """Runs the graph node by node under the ledger."""
+
+    def __init__(self, result: Propagation, values: Mapping[str, torch.Tensor], opaque: Opaque) -> None:
+        super().__init__(result.graph_module, garbage_collect_values=False)
+        self.result = result
+        self.real = values
+        self.opaque = opaque
+        self.ledger = _Ledger(result)
+        self.modules = dict(result.graph_module.named_modules())
+        self._learn_parameters()
+
+    def _learn_parameters(self) -> None:
+        equations, known = self.result.equations, {}
+        module = self.result.graph_module
+        for kind in (module.named_parameters, module.named_buffers):
+            for name, tensor in kind(remove_duplicate=False):
+                equations.where = Where(name, name)
+                if id(tensor) not in known:
+                    axes = tuple(equations.dim(size) for size in tensor.shape)
+                    known[id(tensor)] = self.ledger.learn(tensor, axes, self._integer(name))
+                self.result.parameters[name] = known[id(tensor)]
+
+    def _integer(self, name: str) -> torch.Tensor | None:
+        value = self.real.get(name)
+        small = value is not None and value.dtype == torch.int64 and value.numel() <= _KNOWN_VALUES_UP_TO
+        return value.detach().cpu() if small and value is not None and value.device.type != "meta" else None
+
+    def run_graph(self, inputs: Mapping[str, Any]) -> None:
+        """Run every node on the given placeholders."""
+        for node in self.result.graph_module.graph.nodes:
+            if node.op == "placeholder":
+                value = self._placeholder(node, inputs)
+            else:
+                value = self._run(node)
+            self.env[node] = self.result.values[node] = value
+            self.result.axes[node] = axes = self.ledger.tree(value)
+            if isinstance(axes, tuple) and (constant := self.ledger.known(axes)) is not None:
+                self.result.constants[node] = constant
+
+    def _placeholder(self, node: fx.Node, inputs: Mapping[str, Any]) -> Any:
+        name = str(node.target)
+        value = inputs[name] if name in inputs else node.args[0]
+        self.result.equations.where = Where(node.name, f"model input {name}")
+        if isinstance(value, torch.Tensor):
+            fixed = self.result.equations.fixed
+            self.ledger.learn(value, tuple(fixed(size, "model input", dynamic=True) for size in value.shape))
+        return value
+
+    def _run(self, node: fx.Node) -> Any:
+        where = Where(node.name, str(node.target), node.meta.get("module", ""), node.meta.get("source", ""))
+        self.ledger.where, self.ledger.operations, self.ledger.statistics = where, [], []
+        try:
+            with self.ledger:
+                value = self.run_node(node)
+        except Exception as error:
+            raise CaptureError(_does_not_run(node, where, error)) from error
+        self.result.operations[node] = self.ledger.operations
+        if self.ledger.statistics:
+            self.result.statistics[node] = self.ledger.statistics
+        if reason := self.opaque(node, self.modules):
+            self._freeze_around(node, value, where, reason)
+        return value
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Fetch a parameter, a buffer, or a constant; a real constant is made fake and kept whole or sliced like one."""
+        value = super().get_attr(target, args, kwargs)
+        if isinstance(value, torch.Tensor) and target not in self.result.parameters:
+            axes = tuple(self.result.equations.dim(size) for size in value.shape)
+            self.ledger.learn(value, axes, self._integer(target))
+            self.result.parameters[target] = axes
+        return value
+
+    def _freeze_around(self, node: fx.Node, value: Any, where: Where, reason: str) -> None:
+        """An opaque node: nothing that goes in, comes out or lies inside may change."""
+        equations = self.result.equations
+        equations.where = where
+        trees = [self.result.axes[one] for one in node.all_input_nodes] + [self.ledger.tree(value)]
+        if node.op == "call_module":
+            prefix = f"{node.target}."
+            trees += [axes for name, axes in self.result.parameters.items() if name.startswith(prefix)]
+        for axes in flat_axes(trees):
+            for axis in axes:
+                equations.freeze(axis, reason)
+
+
+def _does_not_run(node: fx.Node, where: Where, error: Exception) -> str:
+    shown = str(error).strip().splitlines()
+    first = f"{node.format_node() or node.name} does not run on the example inputs: {shown[0] if shown else error!r}"
+    return explain(first, at=str(where), mend="check the rank, the shape and the dtype of the example inputs")

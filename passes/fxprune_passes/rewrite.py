@@ -1,0 +1,153 @@
+"""Write the new graph: every node of the old one with sliced parameters, mended literals, and dead code gone."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxprune_passes.emit import Emitter
+from fxprune_passes.kept import Kept
+from fxprune_passes.mend import FULL, MENDS, MODULES, Call, Scalars, Source, opaque_module
+from fxprune_passes.propagate import Propagation
+from fxprune_passes.scalars import changes, is_scalar, write_scalar
+
+_PLAIN = ("torch", "_operator", "operator", "math", "builtins")
+
+
+def opaque(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
+    """Why a node's inside cannot be rewritten, or None."""
+    if node.op == "call_module":
+        return opaque_module(modules[str(node.target)])
+    if node.op == "call_function":
+        home = (getattr(node.target, "__module__", None) or "torch").split(".")[0]
+        name = getattr(node.target, "__name__", str(node.target))
+        if home not in _PLAIN:
+            return f"{name} is a function of its own, not traced into"
+        if name == "multi_head_attention_forward":
+            return "multi_head_attention_forward is rewritten whole or not at all"
+    return None
+
+
+def rewrite(
+    propagation: Propagation,
+    model: nn.Module,
+    kept: Kept,
+    *,
+    constants: Mapping[str, torch.Tensor],
+    statistics: str = "kept",
+) -> fx.GraphModule:
+    """Emit the smaller graph module.
+
+    Args:
+        propagation: The captured graph with its axes.
+        model: The real model; only read.
+        kept: The kept channels.
+        constants: Real tensors that the capture found outside parameters and buffers, by name.
+        statistics: ``"kept"`` or ``"full"``: over which channels means and variances run.
+
+    Returns:
+        A graph module with parameters of its own.
+    """
+    emitter = Emitter(model, constants, propagation.parameters, kept)
+    return _Rewriter(propagation, emitter, statistics).run()
+
+
+class _Rewriter:
+    """Maps the nodes of the old graph to nodes of the new one, in order."""
+
+    def __init__(self, propagation: Propagation, emitter: Emitter, statistics: str) -> None:
+        self.propagation = propagation
+        self.emitter = emitter
+        self.statistics = statistics
+        self.graph = fx.Graph()
+        self.tensors: dict[fx.Node, Any] = {}
+        self.scalars = Scalars()
+        self.source = Source(
+            propagation.axes, propagation.values, propagation.constants, propagation.statistics
+        )
+
+    def run(self) -> fx.GraphModule:
+        old = self.propagation.graph_module
+        for node in old.graph.nodes:
+            self._write(node, self._call(node))
+        self.graph._codegen = old.graph._codegen
+        self.graph.eliminate_dead_code(is_impure_node=_is_impure)
+        self.graph.lint()
+        result = self.emitter.build(self.graph, type(self.emitter.model).__name__.removesuffix("Impl"))
+        result.meta["fxprune"] = {"statistics": self.statistics, "dropped": self._dropped(result)}
+        return result
+
+    def _call(self, node: fx.Node) -> Call:
+        return Call(
+            node, self.graph, self.source, self.emitter.kept, self.tensors, self.scalars, self.emitter.constant
+        )
+
+    def _write(self, node: fx.Node, call: Call) -> None:
+        if node.op == "output":
+            self.graph.output(call.data(node.args[0]))
+        elif node.op == "placeholder":
+            self.tensors[node] = self.scalars.shape[node] = self.scalars.data[node] = self._placeholder(node, call)
+        elif is_scalar(self.source.axes[node]) and node.target not in (operator.setitem, "__setitem__"):
+            write_scalar(call)
+        else:
+            self.tensors[node] = self._tensor(node, call)
+
+    def _placeholder(self, node: fx.Node, call: Call) -> fx.Node:
+        written = self.graph.placeholder(str(node.target), node.type, *node.args)
+        written.meta["origin"] = node.name
+        return written
+
+    def _tensor(self, node: fx.Node, call: Call) -> Any:
+        if node.op == "call_module":
+            return self._module(node, call)
+        trees = [self.source.axes[one] for one in node.all_input_nodes]
+        if not changes(call, [*trees, self.source.axes[node]]):
+            return call.copy()
+        if self._is_full(node) and node.target in FULL:
+            return FULL[node.target](call, None)
+        mend = MENDS.get(node.target)
+        return call.copy() if mend is None else mend(call)
+
+    def _module(self, node: fx.Node, call: Call) -> fx.Node:
+        target = str(node.target)
+        module = self.emitter.model.get_submodule(target)
+        if self._is_full(node) and type(module) in FULL:
+            return FULL[type(module)](call, module)
+        mend = MODULES.get(type(module))
+        attributes = {} if mend is None else mend(call, module)
+        path = self.emitter.module(target, attributes)
+        result = call.emit(node.op, path, call.data(node.args), call.data(node.kwargs))
+        result.meta["in_place"] = bool(getattr(module, "inplace", False))
+        return result
+
+    def _is_full(self, node: fx.Node) -> bool:
+        """Whether the node takes statistics that must count removed channels as zeros."""
+        axes = self.source.statistics.get(node, [])
+        return self.statistics == "full" and any(self.emitter.kept.mask(axis) is not None for axis in axes)
+
+    def _dropped(self, result: fx.GraphModule) -> list[str]:
+        """Parameters that no node of the new graph reads."""
+        left = {name for name, _ in result.named_parameters(remove_duplicate=False)}
+        return [name for name, _ in self.emitter.model.named_parameters() if name not in left]
+
+
+def _is_impure(node: fx.Node) -> bool:
+    """What must stay though nobody reads it: assertions, and writes into a tensor."""
+    if node.op in ("placeholder", "output") or node.meta.get("in_place") or node.kwargs.get("inplace"):
+        return True
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    if node.op != "call_function":
+        return False
+    name = getattr(node.target, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__")
+    return in_place or node.target in _IN_PLACE or node.is_impure()
+
+
+_IN_PLACE = frozenset(
+    getattr(operator, f"i{name}") for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "mod", "and", "or")
+) | {operator.setitem, torch._assert}

@@ -1,0 +1,15 @@
+"""Rules: the equations of every supported ATen op, one file a family."""
+
+from fxprune_passes.rules import (  # noqa: F401  (imported to register)
+    contraction,
+    factories,
+    movement,
+    normalization,
+    pointwise,
+    pooling,
+    reduction,
+    views,
+)
+from fxprune_passes.rules.registry import RULES, Op, find, rule
+
+__all__ = ["RULES", "Op", "find", "rule"]

@@ -1,0 +1,134 @@
+"""Sums of products: matrix products, convolutions and attention. What is summed over is equal on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fxprune_passes.axes import Axes, Term, prod
+from fxprune_passes.rules.registry import Op, Result, optional, rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.mm)
+def mm(op: Op, a: Axes, b: Axes) -> Result:
+    """(M, K), (K, N) -> (M, N)."""
+    op.contract(a[1], b[0])
+    return (a[0], b[1])
+
+
+@rule(aten.bmm)
+def bmm(op: Op, a: Axes, b: Axes) -> Result:
+    """(B, M, K), (B, K, N) -> (B, M, N)."""
+    op.contract(a[2], b[1])
+    return (op.equal(a[0], b[0]), a[1], b[2])
+
+
+@rule(aten.mv)
+def mv(op: Op, a: Axes, b: Axes) -> Result:
+    """(M, K), (K,) -> (M,)."""
+    op.contract(a[1], b[0])
+    return (a[0],)
+
+
+@rule(aten.dot)
+def dot(op: Op, a: Axes, b: Axes) -> Result:
+    """(K,), (K,) -> ()."""
+    op.contract(a[0], b[0])
+    return ()
+
+
+@rule(aten.addmm, aten.baddbmm, aten.addmv, aten.addmm_, aten.baddbmm_)
+def addmm(op: Op, bias: Axes, a: Axes, b: Axes, **kwargs: Any) -> Result:
+    """(N,) or (M, N), (M, K), (K, N) -> (M, N); a batch axis in front for baddbmm."""
+    result = {1: mv, 2: mm, 3: bmm}[len(op.shape)](op, a, b)
+    return _broadcast(op, bias, result)
+
+
+@rule(aten.linear)
+def linear(op: Op, x: Axes, weight: Axes, bias: Axes | None = None) -> Result:
+    """(.., I), (O, I), (O,) -> (.., O)."""
+    op.contract(x[-1], weight[1])
+    return _broadcast(op, bias, (*x[:-1], weight[0]))
+
+
+def _broadcast(op: Op, bias: Axes | None, result: Axes) -> Axes:
+    for dim in range(1, len(bias or ()) + 1):
+        assert bias is not None
+        if bias[-dim].size == result[-dim].size:
+            op.equal(result[-dim], bias[-dim])
+    return result
+
+
+@rule(aten.convolution, *optional("convolution_overrideable"))
+def convolution(
+    op: Op,
+    x: Axes,
+    weight: Axes,
+    bias: Axes | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Result:
+    """(N, I, ..), (O, I/groups, k..) -> (N, O, ..); transposed weights are (I, O/groups, k..)."""
+    spatial = len(weight) - 2
+    channels, outer = x[-spatial - 1], (weight[0], weight[1])
+    op.freeze(x[-spatial:], "spatial axis")
+    op.freeze(weight[2:], "kernel size")
+    if groups == 1:
+        reads, writes = (outer[0], outer[1]) if transposed else (outer[1], outer[0])
+        op.contract(channels, reads)
+    else:
+        writes = _grouped(op, channels, outer, groups, transposed=transposed)
+    if bias is not None:
+        op.equal(writes, bias[0])
+    return (*x[: -spatial - 1], writes, *op.spatial(op.shape[-spatial:]))
+
+
+def _grouped(op: Op, channels: Term, outer: tuple[Term, Term], groups: int, *, transposed: bool) -> Term:
+    """Input = Prod(groups, I/groups), output = Prod(groups, O/groups); returns the output's channels."""
+    long, short = outer  # the weight's first axis carries the groups, its second the width of one
+    whole, width = op.equations.factor(long, (groups, long.size // groups))
+    if transposed:
+        op.contract(channels, long)
+        return prod((whole, short))
+    op.contracted.append(short)
+    op.equal(channels, prod((whole, short)))
+    return long
+
+
+@rule(
+    *optional("_scaled_dot_product_flash_attention_for_cpu"),
+    *optional("_scaled_dot_product_flash_attention"),
+    *optional("_scaled_dot_product_efficient_attention"),
+    *optional("_scaled_dot_product_cudnn_attention"),
+    *optional("_scaled_dot_product_fused_attention_overrideable"),
+    *optional("_scaled_dot_product_attention_math_for_mps"),
+)
+def attention(op: Op, query: Axes, key: Axes, value: Axes, *args: Any, **kwargs: Any) -> Result:
+    """(N, H, L, E), (N, H, S, E), (N, H, S, D) -> (N, H, L, D)."""
+    for dim in (0, 1):
+        op.equal(query[dim], key[dim])
+        op.equal(query[dim], value[dim])
+    op.contract(query[3], key[3])
+    op.freeze((query[2], key[2], value[2]), "sequence axis of attention")
+    masks = [one for one in (*args, *kwargs.values()) if isinstance(one, tuple)]
+    for mask in masks:
+        for number, axis in enumerate(reversed(mask)):
+            like = (key[2], query[2], query[1], query[0])[number]
+            if axis.size == like.size:
+                op.equal(axis, like)
+    return [(*query[:3], value[3])]
+
+
+@rule(aten._trilinear)
+def trilinear(op: Op, x: Axes, weight: Axes, y: Axes, *args: Any, **kwargs: Any) -> Result:
+    """The inside of nn.Bilinear: frozen whole."""
+    op.freeze((*x, *weight, *y), "bilinear form")
+    return tuple(op.fixed(size, "bilinear form") for size in op.shape)

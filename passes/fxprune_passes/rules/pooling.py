@@ -1,0 +1,44 @@
+"""Pooling, padding and resampling: the last axes are spatial, the ones before them pass through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fxprune_passes.axes import Axes
+from fxprune_passes.rules.registry import Op, Result, optional, rule
+
+aten = torch.ops.aten
+
+_BY_RANK = {
+    1: ("avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d", "max_pool1d", "max_pool1d_with_indices",
+        "reflection_pad1d", "replication_pad1d", "upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_linear1d"),
+    2: ("avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool2d",
+        "max_pool2d_with_indices", "reflection_pad2d", "replication_pad2d", "upsample_nearest2d",
+        "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
+        "_upsample_bicubic2d_aa", "fractional_max_pool2d", "max_unpool2d"),
+    3: ("avg_pool3d", "adaptive_avg_pool3d", "_adaptive_avg_pool3d", "adaptive_max_pool3d", "max_pool3d",
+        "max_pool3d_with_indices", "reflection_pad3d", "replication_pad3d", "upsample_nearest3d",
+        "_upsample_nearest_exact3d", "upsample_trilinear3d", "fractional_max_pool3d", "max_unpool3d"),
+}  # fmt: skip
+
+
+def _spatial_rule(rank: int, names: Sequence[str]) -> None:
+    @rule(*(op for name in names for op in optional(name)))
+    def spatial(op: Op, x: Axes, *args: Any, **kwargs: Any) -> Result:
+        """(.., C, *S) -> (.., C, *S')."""
+        op.freeze(x[-rank:], "spatial axis")
+        return [(*x[:-rank], *op.spatial(shape[-rank:])) for shape in op.shapes]
+
+
+for _rank, _names in _BY_RANK.items():
+    _spatial_rule(_rank, _names)
+
+
+@rule(aten.grid_sampler_2d, aten.grid_sampler_3d)
+def grid_sample(op: Op, x: Axes, grid: Axes, *args: Any) -> Result:
+    """(N, C, H, W), (N, H', W', 2) -> (N, C, H', W')."""
+    op.freeze((*x[2:], *grid), "spatial axis")
+    return (op.equal(x[0], grid[0]), x[1], *op.spatial(op.shape[2:]))

@@ -1,0 +1,106 @@
+"""The rule registry, and ``Op``: what a rule sees of one dispatched ATen op."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch._ops import OpOverload, OpOverloadPacket
+
+from fxprune_passes.axes import Axes, Dim, Term
+from fxprune_passes.equations import Equations
+
+Result = Axes | list[Axes]
+Rule = Callable[..., Result]
+AtenOp = OpOverload | OpOverloadPacket
+
+RULES: dict[AtenOp, Rule] = {}
+
+
+@dataclass(slots=True)
+class Op:
+    """One ATen op at work: its name, its output shapes, and the equations it adds to.
+
+    A rule is called with the op's own arguments, in which each tensor is replaced by its axes, and returns the axes
+    of the output (a list of them for several outputs).
+    """
+
+    name: str
+    shapes: list[tuple[int, ...]]
+    equations: Equations
+    values: dict[int, torch.Tensor] = field(default_factory=dict)
+    contracted: list[Term] = field(default_factory=list)
+    statistics: list[Term] = field(default_factory=list)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the first output."""
+        return self.shapes[0]
+
+    def equal(self, a: Term, b: Term) -> Term:
+        """State that two axes are the same; returns it."""
+        self.equations.equate(a, b)
+        return a
+
+    def equal_all(self, a: Sequence[Term], b: Sequence[Term]) -> None:
+        """State that two tensors have the same axes."""
+        for one, other in zip(a, b, strict=True):
+            self.equal(one, other)
+
+    def contract(self, a: Term, b: Term) -> None:
+        """State that two axes are summed over together: the readers of a channel."""
+        self.contracted += (a, b)
+        self.equal(a, b)
+
+    def statistic(self, axes: Iterable[Term]) -> None:
+        """Note axes over which a mean or variance is taken."""
+        self.statistics.extend(axes)
+
+    def freeze(self, axes: Iterable[Term], reason: str) -> None:
+        """Keep axes whole; the reason follows the words "frozen by <op>: "."""
+        for axis in axes:
+            self.equations.freeze(axis, reason)
+
+    def dim(self, size: int) -> Dim:
+        """A new axis whose channels may go (uniform along it: zeros, an expanded axis)."""
+        return self.equations.dim(size)
+
+    def fixed(self, size: int, reason: str, *, dynamic: bool = False) -> Dim:
+        """A new axis that stays whole."""
+        return self.equations.fixed(size, reason, dynamic=dynamic)
+
+    def spatial(self, sizes: Iterable[int]) -> Axes:
+        """New spatial or sequence axes, which stay whole and may change size from call to call."""
+        return tuple(self.fixed(size, "spatial axis", dynamic=True) for size in sizes)
+
+    def value(self, axes: Axes) -> torch.Tensor | None:
+        """The values of an integer tensor that is known before the model runs (an index buffer), or None."""
+        return self.values.get(id(axes))
+
+
+def rule(*ops: AtenOp) -> Callable[[Rule], Rule]:
+    """Register a function as the rule of ATen ops (an overload, or a packet for all its overloads)."""
+
+    def register(function: Rule) -> Rule:
+        for op in ops:
+            if op in RULES:
+                raise ValueError(f"{op} already has the rule {RULES[op].__name__}")
+            RULES[op] = function
+        return function
+
+    return register
+
+
+def find(op: OpOverload) -> Rule | None:
+    """The rule of an op: its overload's, else its packet's, else the pointwise rule where the tag says so."""
+    found = RULES.get(op) or RULES.get(op.overloadpacket)
+    if found is None and torch.Tag.pointwise in op.tags:
+        return RULES[torch.ops.aten.add]
+    return found
+
+
+def optional(name: str, namespace: Any = torch.ops.aten) -> list[OpOverloadPacket]:
+    """The op packet of that name in a list, empty where this build of PyTorch has none."""
+    return [getattr(namespace, name)] if hasattr(namespace, name) else []

@@ -1,0 +1,155 @@
+"""Check a rewritten graph: every node's shape, and every number inside it, is what the terms predict."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxprune_passes.errors import VerifyError, explain
+from fxprune_passes.kept import Kept
+from fxprune_passes.propagate import Propagation, numbers, quiet_run
+
+
+def shadow(model: nn.Module, fake_mode: FakeTensorMode) -> nn.Module:
+    """A copy of a model whose parameters, buffers and tensor attributes are fake: no data is copied.
+
+    Args:
+        model: Only read.
+        fake_mode: The mode that the fake tensors belong to.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        attributes = (value for value in vars(module).values() if isinstance(value, torch.Tensor))
+        for tensor in [*module._parameters.values(), *module._buffers.values(), *attributes]:
+            if tensor is not None and id(tensor) not in memo:
+                memo[id(tensor)] = fake_mode.from_tensor(tensor)
+    return copy.deepcopy(model, memo)
+
+
+def check_shapes(propagation: Propagation, small: fx.GraphModule, kept: Kept, inputs: Mapping[str, Any]) -> None:
+    """Run the rewritten graph on fake tensors and compare it, node by node, with what the terms predict.
+
+    Args:
+        propagation: The captured graph with its axes.
+        small: The rewritten graph; not modified.
+        kept: The kept channels.
+        inputs: Fake inputs of the captured graph, by placeholder.
+
+    Raises:
+        VerifyError: The first node that does not run, has another shape, or computes with another number.
+    """
+    nodes = propagation.graph_module.graph.nodes
+    expected = {node.name: _Expected(node, _shapes(propagation.axes[node], kept)) for node in nodes}
+    interpreter = _Checker(shadow_graph(small, propagation.fake_mode), propagation, expected)
+    names = [str(node.target) for node in small.graph.nodes if node.op == "placeholder"]
+    defaults = {str(node.target): node.args[0] for node in small.graph.nodes if node.op == "placeholder" and node.args}
+    with quiet_run(propagation.fake_mode):
+        interpreter.run(*(inputs[name] if name in inputs else defaults[name] for name in names))
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """The old node that a new one came from, and the shapes of its value after pruning."""
+
+    node: fx.Node
+    shapes: Any
+
+
+def _shapes(axes: Any, kept: Kept) -> Any:
+    """New shapes in place of axes, in the same nesting."""
+    if isinstance(axes, tuple):
+        return kept.shape(axes)
+    if isinstance(axes, list):
+        return [_shapes(one, kept) for one in axes]
+    if isinstance(axes, dict):
+        return {key: _shapes(one, kept) for key, one in axes.items()}
+    return None
+
+
+def shadow_graph(small: fx.GraphModule, fake_mode: FakeTensorMode) -> fx.GraphModule:
+    """The same graph over fake copies of its tensors."""
+    root = shadow(_tree(small), fake_mode)
+    return fx.GraphModule(root, small.graph)
+
+
+def _tree(small: fx.GraphModule) -> nn.Module:
+    """The module tree of a graph module without its code, which would be copied and compiled again."""
+    root = nn.Module()
+    root.__dict__.update({key: value for key, value in small.__dict__.items() if key in nn.Module().__dict__})
+    return root
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes the ops of one node and their float arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.numbers: list[tuple[float, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: D105
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, (torch.Tensor, tuple, list)):
+            self.names.append(str(func))
+            self.numbers.append(tuple(numbers([list(args), kwargs or {}])))
+        return out
+
+
+class _Checker(fx.Interpreter):
+    """Runs the new graph and stops at the first node that is not as predicted."""
+
+    def __init__(
+        self, module: fx.GraphModule, propagation: Propagation, expected: Mapping[str, _Expected]
+    ) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.propagation = propagation
+        self.expected = expected
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node, then compare shapes and numbers with those of the node that it came from."""
+        recorder = _Recorder()
+        try:
+            with recorder:
+                value = super().run_node(n)
+        except Exception as error:
+            raise VerifyError(explain(f"rewritten node {n.format_node()} does not run: {error}", at=_place(n))) from error
+        if (origin := self.expected.get(str(n.meta.get("origin")))) is not None:
+            self._compare_shapes(n, value, origin.shapes)
+            if n.op == origin.node.op and n.target == origin.node.target:
+                self._compare_numbers(n, origin.node, recorder)
+        return value
+
+    def _compare_shapes(self, node: fx.Node, value: Any, expected: Any) -> None:
+        if isinstance(expected, tuple) and isinstance(value, torch.Tensor):
+            if expected != (got := tuple(value.shape)):
+                first = f"node {node.name} has shape {got}, expected {expected} from the kept channels."
+                raise VerifyError(explain(first, at=_place(node)))
+        elif isinstance(expected, list) and isinstance(value, (list, tuple)):
+            for part, one in zip(value, expected, strict=False):
+                self._compare_shapes(node, part, one)
+        elif isinstance(expected, dict) and isinstance(value, dict):
+            for key, one in expected.items():
+                self._compare_shapes(node, value[key], one)
+
+    def _compare_numbers(self, node: fx.Node, old: fx.Node, recorder: _Recorder) -> None:
+        """Where the same ops run, they must run with the same factors: a scale read off a shape would differ."""
+        before = self.propagation.operations.get(old, [])
+        if [one.name for one in before] != recorder.names:
+            return
+        for one, now in zip(before, recorder.numbers, strict=True):
+            pairs = zip(one.numbers, now, strict=False)
+            if len(one.numbers) != len(now) or not all(math.isclose(a, b, rel_tol=1e-9) or a == b for a, b in pairs):
+                first = f"node {node.name} computes with {now} where the original has {one.numbers} ({one.name})."
+                raise VerifyError(explain(first, at=_place(node), mend="freeze the channels that the number is read off"))
+
+
+def _place(node: fx.Node) -> str:
+    return f"{node.meta.get('module', '')} {node.meta.get('source', '')}".strip()
