@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Capture:
     args, kwargs = _fake((args, kwargs), fake_mode)
     bound = _bind(copy, args, kwargs)
     graph_module, tracer = _trace(copy, args, kwargs, bound, fake_mode)
-    return Capture(graph_module, _inputs(graph_module, bound), fake_mode, _constants(graph_module, model), tracer)
+    constants = {**_constants(graph_module, model), **_mask_indices(graph_module, model, fake_mode)}
+    return Capture(graph_module, _inputs(graph_module, bound), fake_mode, constants, tracer)
 
 
 def _fake(value: Any, fake_mode: FakeTensorMode) -> Any:
@@ -161,7 +163,14 @@ def _symbolic(model: nn.Module) -> fx.GraphModule | None:
         graph = tracer.trace(model)
     except Exception:  # any Python may fail on proxies; the recording tracer runs it on tensors
         return None
+    if any(isinstance(getattr(model, name), FakeTensor) for name in _new_constants(graph)):
+        return None  # a value computed from buffers while tracing: the recording tracer keeps the computation
     return fx.GraphModule(model, graph)
+
+
+def _new_constants(graph: fx.Graph) -> list[str]:
+    """Names of the tensors that symbolic tracing met on its way and put into the model."""
+    return [str(node.target) for node in graph.nodes if node.op == "get_attr" and "_tensor_constant" in str(node.target)]
 
 
 def _inputs(graph_module: fx.GraphModule, bound: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,8 +180,7 @@ def _inputs(graph_module: fx.GraphModule, bound: Mapping[str, Any]) -> dict[str,
 
 def _constants(graph_module: fx.GraphModule, model: nn.Module) -> dict[str, torch.Tensor]:
     """Real tensors that the graph reads and that are neither parameters nor buffers of the model."""
-    known = {name for name, _ in [*graph_module.named_parameters(), *graph_module.named_buffers()]}
-    known |= {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     known |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
     result: dict[str, torch.Tensor] = {}
     for node in graph_module.graph.nodes:
@@ -184,6 +192,24 @@ def _constants(graph_module: fx.GraphModule, model: nn.Module) -> dict[str, torc
                 if isinstance(value, FakeTensor):
                     raise CaptureError(explain(f"constant {target!r} has no value.", mend="make it a buffer"))
                 result[target] = value
+    return result
+
+
+def _mask_indices(graph_module: fx.GraphModule, model: nn.Module, fake_mode: FakeTensorMode) -> dict[str, torch.Tensor]:
+    """Index by places where the graph indexes by a boolean buffer, whose result would have no known shape."""
+    result: dict[str, torch.Tensor] = {}
+    for node in list(graph_module.graph.nodes):
+        mask = _read(model, str(node.target)) if node.op == "get_attr" else None
+        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.ndim != 1:
+            continue
+        name = f"{str(node.target).replace('.', '_')}_places"
+        result[name] = mask.nonzero().flatten()
+        setattr(graph_module, name, fake_mode.from_tensor(result[name]))
+        with graph_module.graph.inserting_after(node):
+            places = graph_module.graph.get_attr(name)
+        for user in list(node.users):
+            if user.target is operator.getitem and user.args[0] is not node:
+                user.args = fx.node.map_arg(user.args, lambda one, node=node, places=places: places if one is node else one)
     return result
 
 

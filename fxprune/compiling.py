@@ -48,19 +48,12 @@ def compile(model: nn.Module, plan: Plan, *, statistics: str = "kept") -> fx.Gra
 
 
 def kept_of(analysis: Analysis, plan: Plan) -> Kept:
-    """The plan's choice in terms of the analysis.
-
-    Raises:
-        PlanError: A group that cannot vanish keeps nothing.
-    """
+    """The plan's choice in terms of the analysis."""
     dims = {}
     for group in analysis.groups:
         if group.name not in plan.keep:
             continue
         mask = torch.zeros(group.size, dtype=torch.bool)
         mask[torch.tensor(plan.keep[group.name], dtype=torch.int64)] = True
-        if not mask.any():
-            first = f"channel group {group.name!r} keeps none of its {group.size} channels, expected at least one."
-            raise PlanError(explain(first, mend="keep one channel, or leave the group out"))
         dims[group.dim] = mask
-    return Kept(dims)
+    return Kept(dims, analysis.groups.names)

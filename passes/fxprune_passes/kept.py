@@ -15,6 +15,7 @@ class Kept:
     """The kept channels of every pruned Dim; axes that name none of them are whole."""
 
     dims: Mapping[Dim, torch.Tensor]
+    names: Mapping[Dim, str] = field(default_factory=dict)
     _masks: dict[int, tuple[Term, torch.Tensor | None]] = field(default_factory=dict)
 
     def mask(self, axis: Term) -> torch.Tensor | None:
@@ -42,6 +43,10 @@ class Kept:
     def changes(self, axes: Axes) -> bool:
         """Whether some axis of a tensor loses a position."""
         return any(self.mask(axis) is not None for axis in axes)
+
+    def emptied(self) -> list[str]:
+        """Names of the groups of which no channel is kept."""
+        return [self.names.get(dim, "") for dim, kept in self.dims.items() if not kept.any()]
 
     def is_dynamic(self, axis: Term) -> bool:
         """Whether an axis has a batch or spatial factor, so that its size is not the same in every call."""

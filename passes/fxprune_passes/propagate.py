@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx, nn
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune_passes.axes import Axes, Term, Where
 from fxprune_passes.equations import Equations
 from fxprune_passes.errors import CaptureError, explain
-from fxprune_passes.rules import Op, find
+from fxprune_passes.rules import Op, find, is_pointwise
 
 _KNOWN_VALUES_UP_TO = 1 << 16  # elements of an index vector that is followed by value
 Opaque = Callable[[fx.Node, Mapping[str, nn.Module]], str | None]
@@ -24,11 +24,12 @@ Opaque = Callable[[fx.Node, Mapping[str, nn.Module]], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One dispatched ATen op: its name, its output axes, and its numbers that are not sizes."""
+    """One dispatched ATen op: its name, its output axes, its numbers that are not sizes, and whether it is pointwise."""
 
     name: str
     axes: list[Axes]
     numbers: tuple[float, ...]
+    pointwise: bool
 
 
 @dataclass(slots=True)
@@ -122,6 +123,12 @@ class _Ledger(TorchDispatchMode):
         self.statistics: list[Term] = []
         self._axes: dict[int, tuple[torch.Tensor, Axes]] = {}
         self._known: dict[int, torch.Tensor] = {}
+        self._weights: set[int] = set()
+
+    def learn_weight(self, tensor: torch.Tensor, axes: Axes, value: torch.Tensor | None) -> Axes:
+        """Give a parameter or buffer its axes."""
+        self._weights.add(id(axes))
+        return self.learn(tensor, axes, value)
 
     def learn(self, tensor: torch.Tensor, axes: Axes, value: torch.Tensor | None = None) -> Axes:
         """Give a tensor its axes (the tensor is kept alive, so that its id stays its own)."""
@@ -134,7 +141,9 @@ class _Ledger(TorchDispatchMode):
         """The axes of a tensor; one that came from nowhere is a constant, and stays whole."""
         known = self._axes.get(id(tensor))
         if known is None:
-            return self.learn(tensor, tuple(self.equations.fixed(size, "constant tensor") for size in tensor.shape))
+            value = getattr(tensor, "constant", None) if isinstance(tensor, FakeTensor) else tensor
+            axes = tuple(self.equations.fixed(size, "constant tensor") for size in tensor.shape)
+            return self.learn(tensor, axes, value if _is_index(value) else None)
         return known[1]
 
     def known(self, axes: Axes) -> torch.Tensor | None:
@@ -166,10 +175,12 @@ class _Ledger(TorchDispatchMode):
         args, kwargs = self._as_axes(args), {key: self._as_axes(one) for key, one in kwargs.items()}
         results = self._apply(func, list(args), kwargs, outputs)
         for tensor, axes in zip(outputs, results, strict=True):
-            if id(tensor) not in self._axes or self._axes[id(tensor)][0] is not tensor:
+            if id(tensor) not in self._axes or func.overloadpacket in _RESHAPED_IN_PLACE:
                 self.learn(tensor, axes)
+        if func.is_view and id(next(flat_axes(args), None)) in self._weights:
+            self._weights.update(map(id, results))
         self._follow_values(func, list(args), kwargs, outputs)
-        self.operations.append(Operation(str(func), results, tuple(numbers([args, kwargs]))))
+        self.operations.append(Operation(str(func), results, tuple(numbers([args, kwargs])), is_pointwise(func)))
 
     def _as_axes(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -180,7 +191,7 @@ class _Ledger(TorchDispatchMode):
         self, func: OpOverload, args: list[Any], kwargs: dict[str, Any], outputs: list[torch.Tensor]
     ) -> list[Axes]:
         shapes = [tuple(one.shape) for one in outputs]
-        op = Op(str(func), shapes, self.equations, self._known)
+        op = Op(str(func), shapes, self.equations, self._known, self._weights)
         if (rule := find(func)) is None:
             return self._freeze_all(op, args, kwargs, "no rule for this op")
         try:
@@ -205,7 +216,7 @@ class _Ledger(TorchDispatchMode):
         out = outputs[0]
         if len(outputs) != 1 or out.dtype != torch.int64 or out.ndim == 0 or out.numel() > _KNOWN_VALUES_UP_TO:
             return
-        if func.is_view or func._schema.is_mutable or any(True for _ in flat_axes(kwargs)):
+        if func._schema.is_mutable or any(True for _ in flat_axes(kwargs)):
             return
         flat = list(flat_axes(args))
         if func.overloadpacket not in _VALUE_OPS or any(id(axes) not in self._known for axes in flat):
@@ -216,8 +227,12 @@ class _Ledger(TorchDispatchMode):
         self._known[id(self.axes(out))] = value
 
 
+_RESHAPED_IN_PLACE = frozenset(
+    getattr(torch.ops.aten, name) for name in ("unsqueeze_", "squeeze_", "transpose_", "t_", "swapaxes_", "resize_")
+)
 _VALUE_OPS = frozenset(
-    getattr(torch.ops.aten, name) for name in ("arange", "add", "sub", "mul", "_to_copy", "clone", "flip", "remainder")
+    getattr(torch.ops.aten, name) for name in ("arange", "add", "sub", "mul", "_to_copy", "clone", "flip", "remainder", "lift_fresh", "lift_fresh_copy", "view",
+     "alias", "detach", "slice", "unsqueeze", "squeeze", "permute", "roll")
 )
 
 
@@ -228,6 +243,13 @@ def numbers(value: Any) -> Iterator[float]:
     elif isinstance(value, (list, dict)):
         for one in value.values() if isinstance(value, dict) else value:
             yield from numbers(one)
+
+
+def _is_index(value: Any) -> TypeGuard[torch.Tensor]:
+    """Whether a tensor may index an axis and is small enough to be followed by value."""
+    if not isinstance(value, torch.Tensor) or value.device.type == "meta":
+        return False
+    return value.dtype == torch.int64 and value.numel() <= _KNOWN_VALUES_UP_TO
 
 
 class _Interpreter(fx.Interpreter):
@@ -250,13 +272,15 @@ class _Interpreter(fx.Interpreter):
                 equations.where = Where(name, name)
                 if id(tensor) not in known:
                     axes = tuple(equations.dim(size) for size in tensor.shape)
-                    known[id(tensor)] = self.ledger.learn(tensor, axes, self._integer(name))
+                    known[id(tensor)] = self.ledger.learn_weight(tensor, axes, self._integer(name))
                 self.result.parameters[name] = known[id(tensor)]
 
     def _integer(self, name: str) -> torch.Tensor | None:
         value = self.real.get(name)
-        small = value is not None and value.dtype == torch.int64 and value.numel() <= _KNOWN_VALUES_UP_TO
-        return value.detach().cpu() if small and value is not None and value.device.type != "meta" else None
+        if not _is_index(value):
+            return None
+        with unset_fake_temporarily():
+            return value.detach().cpu()
 
     def run_graph(self, inputs: Mapping[str, Any]) -> None:
         """Run every node on the given placeholders."""
@@ -299,7 +323,7 @@ class _Interpreter(fx.Interpreter):
         value = super().get_attr(target, args, kwargs)
         if isinstance(value, torch.Tensor) and target not in self.result.parameters:
             axes = tuple(self.result.equations.dim(size) for size in value.shape)
-            self.ledger.learn(value, axes, self._integer(target))
+            self.ledger.learn_weight(value, axes, self._integer(target))
             self.result.parameters[target] = axes
         return value
 

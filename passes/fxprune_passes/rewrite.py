@@ -13,6 +13,7 @@ from fxprune_passes.emit import Emitter
 from fxprune_passes.kept import Kept
 from fxprune_passes.mend import FULL, MENDS, MODULES, Call, Scalars, Source, opaque_module
 from fxprune_passes.propagate import Propagation
+from fxprune_passes.vanish import EMPTY, Vanish, is_empty, refusal
 from fxprune_passes.scalars import changes, is_scalar, write_scalar
 
 _PLAIN = ("torch", "_operator", "operator", "math", "builtins")
@@ -66,6 +67,7 @@ class _Rewriter:
         self.graph = fx.Graph()
         self.tensors: dict[fx.Node, Any] = {}
         self.scalars = Scalars()
+        self.vanish = Vanish()
         self.source = Source(
             propagation.axes, propagation.values, propagation.constants, propagation.statistics
         )
@@ -88,13 +90,26 @@ class _Rewriter:
 
     def _write(self, node: fx.Node, call: Call) -> None:
         if node.op == "output":
+            if self.vanish.touches(call):
+                raise refusal(call)
             self.graph.output(call.data(node.args[0]))
         elif node.op == "placeholder":
             self.tensors[node] = self.scalars.shape[node] = self.scalars.data[node] = self._placeholder(node, call)
         elif is_scalar(self.source.axes[node]) and node.target not in (operator.setitem, "__setitem__"):
+            if self.vanish.touches(call):
+                raise refusal(call)
             write_scalar(call)
+        elif is_empty(self.source.axes[node], call):
+            self.tensors[node] = EMPTY
+        elif self.vanish.touches(call):
+            self.tensors[node] = self._vanishing(node, call)
         else:
             self.tensors[node] = self._tensor(node, call)
+
+    def _vanishing(self, node: fx.Node, call: Call) -> Any:
+        module = self.emitter.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        operations = self.propagation.operations.get(node, [])
+        return self.vanish.write(call, module, operations, lambda: self._tensor(node, call))
 
     def _placeholder(self, node: fx.Node, call: Call) -> fx.Node:
         written = self.graph.placeholder(str(node.target), node.type, *node.args)
@@ -107,10 +122,11 @@ class _Rewriter:
         trees = [self.source.axes[one] for one in node.all_input_nodes]
         if not changes(call, [*trees, self.source.axes[node]]):
             return call.copy()
-        if self._is_full(node) and node.target in FULL:
+        full = self._is_full(node) and node.target in FULL
+        call.is_mend = full or node.target in MENDS
+        if full:
             return FULL[node.target](call, None)
-        mend = MENDS.get(node.target)
-        return call.copy() if mend is None else mend(call)
+        return MENDS[node.target](call) if call.is_mend else call.copy()
 
     def _module(self, node: fx.Node, call: Call) -> fx.Node:
         target = str(node.target)

@@ -108,6 +108,23 @@ def embedding(call: Call, module: Any) -> Attributes:
     return {"embedding_dim": call.kept.size(call.axes()[-1])}
 
 
+@module_mend(nn.EmbeddingBag)
+def embedding_bag(call: Call, module: Any) -> Attributes:
+    """``weight`` (num_embeddings, embedding_dim)."""
+    return {"embedding_dim": call.kept.size(call.axes()[-1])}
+
+
+@module_mend(nn.Bilinear)
+def bilinear(call: Call, module: Any) -> Attributes:
+    """``weight`` (out, in1, in2)."""
+    first, second = (call.axes(call.argument(i, f"input{i + 1}"))[-1] for i in (0, 1))
+    return {
+        "in1_features": call.kept.size(first),
+        "in2_features": call.kept.size(second),
+        "out_features": call.kept.size(call.axes()[-1]),
+    }
+
+
 @module_mend(nn.ChannelShuffle)
 def channel_shuffle(call: Call, module: Any) -> Attributes:
     """Groups that keep a channel are kept."""

@@ -69,6 +69,8 @@ def _index(call: Call, *, in_place: bool = False) -> tuple[fx.Node | None, Any]:
                     written = call.constant(index)
                 else:
                     selected = call.function(torch.index_select, selected or call.tensors[source], dim, call.constant(index))
+        elif isinstance(item, list) and call.kept.mask(x[dim]) is not None:
+            written = _new_places(call, call.old(item), x, dim)
         elif isinstance(item, fx.Node) and isinstance(call.axes(item), tuple) and call.kept.mask(x[dim]) is not None:
             written = _remapped(call, item, x, dim)
         result.append(written)
@@ -104,14 +106,14 @@ def _slice(call: Call, item: slice, x: Axes, dim: int) -> tuple[Any, list[int] |
 
 def _remapped(call: Call, index: fx.Node, x: Axes, dim: int) -> fx.Node:
     """An index vector with known values, pointing at the kept channels' new places."""
-    return call.constant(torch.tensor(_new_places(call, index, x, dim)))
+    return call.constant(torch.tensor(_new_places(call, call.source.constants[index].tolist(), x, dim)))
 
 
-def _new_places(call: Call, index: fx.Node, x: Axes, dim: int) -> list[int]:
+def _new_places(call: Call, index: list[int], x: Axes, dim: int) -> list[int]:
     kept = call.kept.mask(x[dim])
     assert kept is not None
     rank = {int(old): new for new, old in enumerate(kept.nonzero().flatten())}
-    places = (int(place) % x[dim].size for place in call.source.constants[index])
+    places = (place % x[dim].size for place in index)
     return [rank[place] for place in places if place in rank]
 
 

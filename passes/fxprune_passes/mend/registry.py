@@ -62,9 +62,10 @@ class Call:
     graph: fx.Graph
     source: Source
     kept: Kept
-    tensors: Mapping[fx.Node, Any]
+    tensors: dict[fx.Node, Any]
     scalars: Scalars
     add_constant: Callable[[str, torch.Tensor], str]
+    is_mend: bool = False
 
     def axes(self, node: Any = None) -> Any:
         """The old axes of a node's value (this node's by default)."""
@@ -118,6 +119,7 @@ class Call:
         result.meta.update({key: self.node.meta[key] for key in ("source", "module") if key in self.node.meta})
         if final:
             result.meta["origin"] = self.node.name
+            result.meta["mended"] = self.is_mend
         return result
 
     def function(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -67,6 +68,18 @@ def full(call: Call) -> fx.Node:
     return _with(call, position, ("size",), sizes)
 
 
+@mend("squeeze", torch.squeeze, "squeeze_")
+def squeeze(call: Call) -> fx.Node:
+    """A pruned axis of which one channel is left stays an axis; only those that were of width 1 go."""
+    x: Axes = call.axes(call.node.args[0])
+    dims = call.old(call.argument(1, "dim"))
+    listed = range(len(x)) if dims is None else [dims] if isinstance(dims, int) else dims
+    gone = tuple(dim for dim in listed if x[dim].size == 1)
+    if all(call.kept.size(x[dim]) > 1 or x[dim].size == 1 for dim in listed):
+        return call.copy()
+    return call.emit(call.node.op, call.node.target, (call.tensors[call.node.args[0]], gone))
+
+
 @mend("unflatten", torch.unflatten)
 def unflatten(call: Call) -> fx.Node:
     """``x.unflatten(1, (4, 5))``: the sizes of the axes that result."""
@@ -97,6 +110,18 @@ def _repeats(call: Call, entry: Any, x: Axes, old_dim: int, new_dim: int) -> Any
     if old_dim < 0 or x[old_dim].size == 1:
         return call.scaled(call.shape(entry), call.new(entry), axis)
     return call.shape(entry)
+
+
+@mend(torch.repeat_interleave, "repeat_interleave")
+def repeat_interleave(call: Call) -> fx.Node:
+    """``x.repeat_interleave(4, 1)``: as many copies of each channel as are kept."""
+    x: Axes = call.axes(call.node.args[0])
+    repeats, dim = call.old(call.argument(1, "repeats")), call.old(call.argument(2, "dim"))
+    if not isinstance(repeats, int):
+        return call.copy()
+    old = call.kept.size(x[dim]) if dim is not None else math.prod(call.kept.shape(x))
+    new = call.kept.size(call.axes()[dim if dim is not None else 0])
+    return _replace(call, 1, "repeats", new // old)
 
 
 @mend(F.pad, torch.constant_pad_nd, "pad")

@@ -10,6 +10,6 @@ from fxprune_passes.rules import (  # noqa: F401  (imported to register)
     reduction,
     views,
 )
-from fxprune_passes.rules.registry import RULES, Op, find, rule
+from fxprune_passes.rules.registry import RULES, Op, find, is_pointwise, rule
 
-__all__ = ["RULES", "Op", "find", "rule"]
+__all__ = ["RULES", "Op", "find", "is_pointwise", "rule"]

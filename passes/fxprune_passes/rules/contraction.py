@@ -16,28 +16,28 @@ aten = torch.ops.aten
 @rule(aten.mm)
 def mm(op: Op, a: Axes, b: Axes) -> Result:
     """(M, K), (K, N) -> (M, N)."""
-    op.contract(a[1], b[0])
+    op.contract(a, 1, b, 0)
     return (a[0], b[1])
 
 
 @rule(aten.bmm)
 def bmm(op: Op, a: Axes, b: Axes) -> Result:
     """(B, M, K), (B, K, N) -> (B, M, N)."""
-    op.contract(a[2], b[1])
+    op.contract(a, 2, b, 1)
     return (op.equal(a[0], b[0]), a[1], b[2])
 
 
 @rule(aten.mv)
 def mv(op: Op, a: Axes, b: Axes) -> Result:
     """(M, K), (K,) -> (M,)."""
-    op.contract(a[1], b[0])
+    op.contract(a, 1, b, 0)
     return (a[0],)
 
 
 @rule(aten.dot)
 def dot(op: Op, a: Axes, b: Axes) -> Result:
     """(K,), (K,) -> ()."""
-    op.contract(a[0], b[0])
+    op.contract(a, 0, b, 0)
     return ()
 
 
@@ -51,7 +51,7 @@ def addmm(op: Op, bias: Axes, a: Axes, b: Axes, **kwargs: Any) -> Result:
 @rule(aten.linear)
 def linear(op: Op, x: Axes, weight: Axes, bias: Axes | None = None) -> Result:
     """(.., I), (O, I), (O,) -> (.., O)."""
-    op.contract(x[-1], weight[1])
+    op.contract(x, -1, weight, 1)
     return _broadcast(op, bias, (*x[:-1], weight[0]))
 
 
@@ -78,27 +78,27 @@ def convolution(
 ) -> Result:
     """(N, I, ..), (O, I/groups, k..) -> (N, O, ..); transposed weights are (I, O/groups, k..)."""
     spatial = len(weight) - 2
-    channels, outer = x[-spatial - 1], (weight[0], weight[1])
     op.freeze(x[-spatial:], "spatial axis")
     op.freeze(weight[2:], "kernel size")
     if groups == 1:
-        reads, writes = (outer[0], outer[1]) if transposed else (outer[1], outer[0])
-        op.contract(channels, reads)
+        op.contract(x, -spatial - 1, weight, 0 if transposed else 1)
+        writes = weight[1 if transposed else 0]
     else:
-        writes = _grouped(op, channels, outer, groups, transposed=transposed)
+        writes = _grouped(op, x[-spatial - 1], weight, groups, transposed=transposed)
     if bias is not None:
         op.equal(writes, bias[0])
     return (*x[: -spatial - 1], writes, *op.spatial(op.shape[-spatial:]))
 
 
-def _grouped(op: Op, channels: Term, outer: tuple[Term, Term], groups: int, *, transposed: bool) -> Term:
+def _grouped(op: Op, channels: Term, weight: Axes, groups: int, *, transposed: bool) -> Term:
     """Input = Prod(groups, I/groups), output = Prod(groups, O/groups); returns the output's channels."""
-    long, short = outer  # the weight's first axis carries the groups, its second the width of one
-    whole, width = op.equations.factor(long, (groups, long.size // groups))
+    long, short = weight[0], weight[1]  # the first axis carries the groups, the second the width of one
+    whole, _ = op.equations.factor(long, (groups, long.size // groups))
+    if id(weight) in op.weights:
+        op.contracted.append(long if transposed else short)
     if transposed:
-        op.contract(channels, long)
+        op.equal(channels, long)
         return prod((whole, short))
-    op.contracted.append(short)
     op.equal(channels, prod((whole, short)))
     return long
 
@@ -113,10 +113,11 @@ def _grouped(op: Op, channels: Term, outer: tuple[Term, Term], groups: int, *, t
 )
 def attention(op: Op, query: Axes, key: Axes, value: Axes, *args: Any, **kwargs: Any) -> Result:
     """(N, H, L, E), (N, H, S, E), (N, H, S, D) -> (N, H, L, D)."""
-    for dim in (0, 1):
-        op.equal(query[dim], key[dim])
-        op.equal(query[dim], value[dim])
-    op.contract(query[3], key[3])
+    op.equal(query[0], key[0])
+    op.equal(query[0], value[0])
+    op.equal(key[1], value[1])
+    op.equal(query[1], _shared_heads(op, key[1], query[1].size))
+    op.contract(query, 3, key, 3)
     op.freeze((query[2], key[2], value[2]), "sequence axis of attention")
     masks = [one for one in (*args, *kwargs.values()) if isinstance(one, tuple)]
     for mask in masks:
@@ -127,8 +128,24 @@ def attention(op: Op, query: Axes, key: Axes, value: Axes, *args: Any, **kwargs:
     return [(*query[:3], value[3])]
 
 
+def _shared_heads(op: Op, heads: Term, count: int) -> Term:
+    """Grouped-query attention: every key head serves several query heads in a row."""
+    return heads if heads.size == count else prod((heads, op.fixed(count // heads.size, "queries of one key head")))
+
+
 @rule(aten._trilinear)
-def trilinear(op: Op, x: Axes, weight: Axes, y: Axes, *args: Any, **kwargs: Any) -> Result:
-    """The inside of nn.Bilinear: frozen whole."""
-    op.freeze((*x, *weight, *y), "bilinear form")
-    return tuple(op.fixed(size, "bilinear form") for size in op.shape)
+def trilinear(
+    op: Op, a: Axes, b: Axes, c: Axes, expand_a: list[int], expand_b: list[int], expand_c: list[int], sumdim: list[int],
+    *args: Any,
+) -> Result:  # fmt: skip
+    """(N, I), (O, I, J), (N, J) -> (N, O): a product of three, broadcast to one space and summed over ``sumdim``."""
+    rank = len(a) + len(expand_a)
+    like: list[Term | None] = [None] * rank
+    for axes, expand in ((a, expand_a), (b, expand_b), (c, expand_c)):
+        present = [dim for dim in range(rank) if dim not in expand]
+        for number, dim in enumerate(present):
+            known = like[dim]
+            like[dim] = axes[number] if known is None else op.equal(known, axes[number])
+            if dim in sumdim and id(axes) in op.weights:
+                op.contracted.append(axes[number])
+    return tuple(axis for dim, axis in enumerate(like) if dim not in sumdim and axis is not None)

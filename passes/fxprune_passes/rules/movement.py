@@ -37,7 +37,7 @@ def unbind(op: Op, x: Axes, dim: int = 0) -> Result:
     return [replace(x, dim) for _ in op.shapes]
 
 
-@rule(aten.split, aten.split_with_sizes)
+@rule(aten.split, aten.split_with_sizes, aten.unsafe_split, aten.unsafe_split_with_sizes)
 def split(op: Op, x: Axes, sizes: Any, dim: int = 0) -> Result:
     """(.., A+B, ..) -> (.., A, ..), (.., B, ..)."""
     results, rest = [], x[dim]
@@ -116,11 +116,11 @@ def index_select(op: Op, x: Axes, dim: int, index: Axes) -> Result:
 def _picked(op: Op, axis: Term, index: Axes) -> Term:
     """An axis read by an index vector: known values pick positions, unknown ones need all of them."""
     values = op.value(index)
-    if values is None or len(index) != 1:
+    if values is None:
         op.freeze([axis], "read by an index known only at run time")
         return prod(index) if index else op.fixed(1, "axis of width 1")
     op.freeze(index, "index vector")
-    return op.equations.take(axis, [int(place) % axis.size for place in values])
+    return op.equations.take(axis, [place % axis.size for place in values])
 
 
 @rule(aten.index)
@@ -158,6 +158,13 @@ def embedding(op: Op, weight: Axes, indices: Axes, *args: Any) -> Result:
     """(V, E), (N, L) -> (N, L, E)."""
     op.freeze([weight[0]], "rows of an embedding are looked up by index")
     return (*indices, weight[1])
+
+
+@rule(aten._embedding_bag, aten._embedding_bag_forward_only)
+def embedding_bag(op: Op, weight: Axes, indices: Axes, offsets: Axes, *args: Any, **kwargs: Any) -> Result:
+    """(V, E), (L,), (N,) -> (N, E): sums, means or maxima of rows."""
+    op.freeze([weight[0]], "rows of an embedding are looked up by index")
+    return [(op.fixed(op.shape[0], "number of bags", dynamic=True), weight[1])]
 
 
 @rule(aten.tril, aten.triu, aten.tril_, aten.triu_)

@@ -18,10 +18,10 @@ _BY_RANK = {
     2: ("avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool2d",
         "max_pool2d_with_indices", "reflection_pad2d", "replication_pad2d", "upsample_nearest2d",
         "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
-        "_upsample_bicubic2d_aa", "fractional_max_pool2d", "max_unpool2d"),
+        "_upsample_bicubic2d_aa", "fractional_max_pool2d"),
     3: ("avg_pool3d", "adaptive_avg_pool3d", "_adaptive_avg_pool3d", "adaptive_max_pool3d", "max_pool3d",
         "max_pool3d_with_indices", "reflection_pad3d", "replication_pad3d", "upsample_nearest3d",
-        "_upsample_nearest_exact3d", "upsample_trilinear3d", "fractional_max_pool3d", "max_unpool3d"),
+        "_upsample_nearest_exact3d", "upsample_trilinear3d", "fractional_max_pool3d"),
 }  # fmt: skip
 
 
@@ -35,6 +35,14 @@ def _spatial_rule(rank: int, names: Sequence[str]) -> None:
 
 for _rank, _names in _BY_RANK.items():
     _spatial_rule(_rank, _names)
+
+
+@rule(aten.max_unpool2d, aten.max_unpool3d)
+def max_unpool(op: Op, x: Axes, indices: Axes, output_size: Sequence[int], *args: Any) -> Result:
+    """(.., C, *S), indices alike -> (.., C, *S')."""
+    op.equal_all(x, indices)
+    op.freeze(x[-len(output_size) :], "spatial axis")
+    return (*x[: -len(output_size)], *op.spatial(output_size))
 
 
 @rule(aten.grid_sampler_2d, aten.grid_sampler_3d)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fxprune_passes.axes import Axes, Term
+from fxprune_passes.rules.pointwise import replace
 from fxprune_passes.rules.registry import Op, Result, optional, rule
 
 aten = torch.ops.aten
@@ -104,11 +105,45 @@ def along(op: Op, x: Axes, dim: int, *args: Any, **kwargs: Any) -> Result:
     return [x for _ in op.shapes]
 
 
-@rule(aten.sort, aten.topk, aten.kthvalue)
-def ordering(op: Op, x: Axes, *args: Any, **kwargs: Any) -> Result:
-    """(.., C, ..) -> (.., K, ..): order along an axis; which one is written in several ways, so all stay whole."""
-    op.freeze(x, "sorted")
-    return [tuple(op.fixed(size, "sorted") for size in shape) for shape in op.shapes]
+@rule(aten.topk, aten.kthvalue)
+def selection(op: Op, x: Axes, k: int, dim: int = -1, *args: Any, **kwargs: Any) -> Result:
+    """(.., C, ..) -> (.., K, ..): the order along one axis needs all of it."""
+    return _ordered(op, x, dim)
+
+
+@rule(aten.sort.default, aten.argsort.default)
+def sort(op: Op, x: Axes, dim: int = -1, descending: bool = False) -> Result:
+    """(.., C, ..) -> the same, ordered along one axis."""
+    return _ordered(op, x, dim)
+
+
+@rule(aten.sort.stable, aten.argsort.stable)
+def stable_sort(op: Op, x: Axes, *, stable: bool, dim: int = -1, descending: bool = False) -> Result:
+    """(.., C, ..) -> the same, ordered along one axis."""
+    return _ordered(op, x, dim)
+
+
+def _ordered(op: Op, x: Axes, dim: int) -> Result:
+    if not x:
+        return [() for _ in op.shapes]
+    op.freeze([x[dim]], "ordered along it")
+    dim %= len(x)
+    return [
+        tuple(op.fixed(size, "ordered along it") if d == dim and size != axis.size else axis for d, (axis, size) in
+              enumerate(zip(x, shape, strict=False)))
+        if len(shape) == len(x) else replace(x, dim)
+        for shape in op.shapes
+    ]  # fmt: skip
+
+
+@rule(aten._fft_r2c, aten._fft_c2c, aten._fft_c2r)
+def fourier(op: Op, x: Axes, dim: Sequence[int], *args: Any) -> Result:
+    """(.., L, ..) -> (.., L', ..): transformed along ``dim``."""
+    op.freeze((x[d] for d in dim), "transformed along it")
+    return tuple(
+        axis if axis.size == size else op.fixed(size, "spatial axis", dynamic=True)
+        for axis, size in zip(x, op.shape, strict=True)
+    )
 
 
 @rule(*optional("_weight_norm_interface"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from fxprune_passes.axes import Axes, Dim, Term
 from fxprune_passes.equations import Equations
@@ -24,13 +25,15 @@ class Op:
     """One ATen op at work: its name, its output shapes, and the equations it adds to.
 
     A rule is called with the op's own arguments, in which each tensor is replaced by its axes, and returns the axes
-    of the output (a list of them for several outputs).
+    of the output (a list of them for several outputs). ``values`` and ``weights`` know axes by identity: those of
+    index vectors with known values, and those of parameters and their views.
     """
 
     name: str
     shapes: list[tuple[int, ...]]
     equations: Equations
     values: dict[int, torch.Tensor] = field(default_factory=dict)
+    weights: set[int] = field(default_factory=set)
     contracted: list[Term] = field(default_factory=list)
     statistics: list[Term] = field(default_factory=list)
 
@@ -49,10 +52,10 @@ class Op:
         for one, other in zip(a, b, strict=True):
             self.equal(one, other)
 
-    def contract(self, a: Term, b: Term) -> None:
-        """State that two axes are summed over together: the readers of a channel."""
-        self.contracted += (a, b)
-        self.equal(a, b)
+    def contract(self, a: Axes, dim_a: int, b: Axes, dim_b: int) -> None:
+        """State that an axis of each of two tensors is summed over together: where a weight reads its channels."""
+        self.contracted += [axes[dim] for axes, dim in ((a, dim_a), (b, dim_b)) if id(axes) in self.weights]
+        self.equal(a[dim_a], b[dim_b])
 
     def statistic(self, axes: Iterable[Term]) -> None:
         """Note axes over which a mean or variance is taken."""
@@ -75,9 +78,13 @@ class Op:
         """New spatial or sequence axes, which stay whole and may change size from call to call."""
         return tuple(self.fixed(size, "spatial axis", dynamic=True) for size in sizes)
 
-    def value(self, axes: Axes) -> torch.Tensor | None:
-        """The values of an integer tensor that is known before the model runs (an index buffer), or None."""
-        return self.values.get(id(axes))
+    def value(self, axes: Axes) -> list[int] | None:
+        """The values of an index vector that is known before the model runs (a buffer, a list), or None."""
+        values = self.values.get(id(axes))
+        if values is None or values.ndim != 1:
+            return None
+        with unset_fake_temporarily():
+            return [int(value) for value in values]
 
 
 def rule(*ops: AtenOp) -> Callable[[Rule], Rule]:
@@ -96,9 +103,18 @@ def rule(*ops: AtenOp) -> Callable[[Rule], Rule]:
 def find(op: OpOverload) -> Rule | None:
     """The rule of an op: its overload's, else its packet's, else the pointwise rule where the tag says so."""
     found = RULES.get(op) or RULES.get(op.overloadpacket)
-    if found is None and torch.Tag.pointwise in op.tags:
+    if found is None and is_pointwise(op):
         return RULES[torch.ops.aten.add]
     return found
+
+
+def is_pointwise(op: OpOverload) -> bool:
+    """Whether PyTorch tags an op as pointwise; an in-place op is what its plain form is."""
+    if torch.Tag.pointwise in op.tags:
+        return True
+    name = op._schema.name.split("::")[1]
+    plain = getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") and op.namespace == "aten" else None
+    return plain is not None and any(torch.Tag.pointwise in getattr(plain, one).tags for one in plain.overloads())
 
 
 def optional(name: str, namespace: Any = torch.ops.aten) -> list[OpOverloadPacket]:

@@ -116,6 +116,19 @@ def repeat_interleave(op: Op, x: Axes, repeats: int, dim: int | None = None, **k
     return replace(x, dim, prod((x[dim], op.fixed(repeats, "number of repeats"))))
 
 
+@rule(aten.view_as_real)
+def view_as_real(op: Op, x: Axes) -> Result:
+    """(..) complex -> (.., 2)."""
+    return (*x, op.fixed(2, "real and imaginary part"))
+
+
+@rule(aten.view_as_complex)
+def view_as_complex(op: Op, x: Axes) -> Result:
+    """(.., 2) -> (..) complex."""
+    op.freeze(x[-1:], "real and imaginary part")
+    return x[:-1]
+
+
 @rule(aten.as_strided_)
 def restride(op: Op, x: Axes, size: Sequence[int], stride: Sequence[int], *args: Any) -> Result:
     """(N, C, 1, 1) -> the same: how pooling to one pixel marks its memory format; any other use freezes."""
@@ -127,7 +140,8 @@ def restride(op: Op, x: Axes, size: Sequence[int], stride: Sequence[int], *args:
 @rule(aten.pixel_shuffle)
 def pixel_shuffle(op: Op, x: Axes, upscale_factor: int) -> Result:
     """(.., C*r*r, H, W) -> (.., C, H*r, W*r)."""
-    channels, _, _ = op.equations.factor(x[-3], (op.shape[-3], upscale_factor, upscale_factor))
+    channels, *pixels = op.equations.factor(x[-3], (op.shape[-3], upscale_factor, upscale_factor))
+    op.freeze((*pixels, *x[-2:]), "pixels of a window")
     return (*x[:-3], channels, *op.spatial(op.shape[-2:]))
 
 
