@@ -5,10 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from fxprune.analysis import analyse
+from fxprune.choose import plan
 from fxprune.compiling import compile
 from fxprune.count import Count, count
 from fxprune.inputs import ExampleInputs
-from fxprune.plans import Plan, plan
+from fxprune.plans import Plan
+from fxprune.report import Report
+from fxprune.verification import verify
 from fxprune_passes.errors import (
     ArtifactError,
     CaptureError,
@@ -30,12 +33,14 @@ __all__ = [
     "FxPruneError",
     "Plan",
     "PlanError",
+    "Report",
     "UnsupportedError",
     "VerifyError",
     "analyze",
     "compile",
     "count",
     "plan",
+    "verify",
 ]
 
 

@@ -204,7 +204,7 @@ def _mask_indices(graph_module: fx.GraphModule, model: nn.Module, fake_mode: Fak
             continue
         name = f"{str(node.target).replace('.', '_')}_places"
         result[name] = mask.nonzero().flatten()
-        setattr(graph_module, name, fake_mode.from_tensor(result[name]))
+        graph_module.register_buffer(name, fake_mode.from_tensor(result[name]), persistent=False)
         with graph_module.graph.inserting_after(node):
             places = graph_module.graph.get_attr(name)
         for user in list(node.users):

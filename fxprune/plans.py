@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import weakref
 from collections.abc import Mapping, Sequence
@@ -15,13 +14,11 @@ from tabulate import tabulate
 from torch import nn
 
 from fxprune.analysis import Analysis, analyse
-from fxprune.criteria import Criterion, find_criterion, scores
+from fxprune.indices import check_indices, kept_mask, resolve_keep
 from fxprune.inputs import ExampleInputs
 from fxprune.specs import from_spec, show_spec, to_spec
 from fxprune.terms import Expression, evaluate, to_expression
-from fxprune_passes.axes import Cat, Prod, Take, Term, leaves, resolve
 from fxprune_passes.errors import ArtifactError, PlanError, explain
-from fxprune_passes.groups import ChannelGroup, ChannelGroups
 
 _FORMAT = 1
 
@@ -54,9 +51,7 @@ class Plan:
     _origin: _Origin | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def from_keep(
-        cls, model: nn.Module, example_inputs: ExampleInputs, keep: Mapping[str, Sequence[int]]
-    ) -> Plan:
+    def from_keep(cls, model: nn.Module, example_inputs: ExampleInputs, keep: Mapping[str, Sequence[int]]) -> Plan:
         """Make a plan of explicit indices.
 
         Args:
@@ -72,7 +67,7 @@ class Plan:
         analysis = analyse(model, example_inputs)
         chosen: dict[str, tuple[int, ...]] = {}
         for member, indices in keep.items():
-            for name, kept in _resolve_keep(analysis.groups, member, list(indices)).items():
+            for name, kept in resolve_keep(analysis.groups, member, list(indices)).items():
                 if chosen.setdefault(name, kept) != kept:
                     first = f"{member!r} and an earlier entry ask for different channels of group {name!r}."
                     raise PlanError(explain(first, mend="they share their channels: name one of them"))
@@ -85,8 +80,10 @@ class Plan:
             PlanError: The model has no such parameter.
         """
         if name not in self.axes:
-            raise PlanError(explain(f"the plan knows no parameter or buffer {name!r}.", mend="names are those of the state dict"))
-        masks = {group: _mask(size, self.keep.get(group)) for group, size in self.widths.items()}
+            raise PlanError(
+                explain(f"the plan knows no parameter or buffer {name!r}.", mend="names are those of the state dict")
+            )
+        masks = {group: kept_mask(size, self.keep.get(group)) for group, size in self.widths.items()}
         return tuple(evaluate(axis, masks).nonzero().flatten() for axis in self.axes[name])
 
     def save(self, path: str | Path) -> None:
@@ -98,10 +95,12 @@ class Plan:
         document = {
             "format": _FORMAT,
             "inputs": self.inputs,
-            "groups": {name: {"width": width, "keep": _or_all(self.keep.get(name))} for name, width in self.widths.items()},
+            "groups": {
+                name: {"width": width, "keep": _or_all(self.keep.get(name))} for name, width in self.widths.items()
+            },
             "parameters": {name: {"shape": self.shapes[name], "axes": axes} for name, axes in self.axes.items()},
         }
-        lines = [f'  {json.dumps(key)}: {_layout(value)}' for key, value in document.items()]
+        lines = [f"  {json.dumps(key)}: {_layout(value)}" for key, value in document.items()]
         try:
             Path(path).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
         except OSError as error:
@@ -134,16 +133,23 @@ class Plan:
         except (AttributeError, KeyError, TypeError) as error:
             raise ArtifactError(explain(f"{str(path)!r} is no plan: {error!r} is missing or malformed.")) from error
         for name, kept in plan.keep.items():
-            _check_indices(name, plan.widths[name], kept)
+            check_indices(name, plan.widths[name], kept)
         return plan
 
     def __str__(self) -> str:
         """A table of the groups: channels before, kept, and share."""
         rows = [
-            (name, width, len(self.keep.get(name, range(width))), f"{len(self.keep.get(name, range(width))) / width:.0%}")
+            (
+                name,
+                width,
+                len(self.keep.get(name, range(width))),
+                f"{len(self.keep.get(name, range(width))) / width:.0%}",
+            )
             for name, width in self.widths.items()
         ]
-        table = tabulate(rows, headers=("channel group", "channels", "kept", "share"), colalign=("left", "right", "right", "right"))
+        table = tabulate(
+            rows, headers=("channel group", "channels", "kept", "share"), colalign=("left", "right", "right", "right")
+        )
         return f"plan for inputs {show_spec(self.inputs)}\n{table}" if rows else "plan: nothing can be pruned"
 
     def analysis_of(self, model: nn.Module) -> Analysis:
@@ -163,50 +169,6 @@ class Plan:
             first = f"plan was made for another model: channel groups differ, first {differing}."
             raise PlanError(explain(first, mend="make a plan for this model"))
         return analysis
-
-
-def plan(
-    model: nn.Module,
-    example_inputs: ExampleInputs,
-    *,
-    channels: float,
-    criterion: str | Criterion = "l2",
-    ignore: Sequence[str] = (),
-    round_to: int | None = None,
-    seed: int = 0,
-) -> Plan:
-    """Choose, in every channel group, the channels that score highest.
-
-    An axis that is a product (heads and head width, groups and group width) is pruned in its wider factor only.
-
-    Args:
-        model: Any module; only read.
-        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
-        channels: Fraction of each group's channels that stays, in (0, 1].
-        criterion: ``"l1"``, ``"l2"``, ``"random"``, or ``criterion(group) -> scores (n,)``, high stays.
-        ignore: Modules, parameters or globs of them whose output width stays.
-        round_to: Kept channels are a multiple of this, where the group is wide enough.
-        seed: For ``"random"``.
-
-    Raises:
-        PlanError: An option is out of range, a name in ``ignore`` is unknown, or a criterion misbehaves.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
-        >>> plan(model, torch.zeros(1, 8), channels=0.5).kept("2.weight")[1].shape
-        torch.Size([3])
-    """
-    _check_options(channels, round_to)
-    score = find_criterion(criterion, seed)
-    analysis = analyse(model, example_inputs)
-    whole = _ignored(analysis.groups, model, ignore)
-    keep = {}
-    for group in _one_factor_each(analysis.groups, whole):
-        count = _count(group.size, channels, round_to)
-        if count < group.size:
-            best = torch.sort(scores(group, score), descending=True, stable=True).indices[:count]
-            keep[group.name] = tuple(sorted(best.tolist()))
-    return make_plan(model, example_inputs, analysis, keep)
 
 
 def make_plan(
@@ -229,113 +191,6 @@ def fingerprint(model: nn.Module) -> tuple[Any, ...]:
     return repr(model), modes, tuple((name, tuple(one.shape), one.dtype, str(one.device)) for name, one in tensors)
 
 
-def _check_options(channels: float, round_to: int | None) -> None:
-    if isinstance(channels, bool) or not isinstance(channels, (int, float)) or not 0 < channels <= 1:
-        raise PlanError(explain(f"channels={channels!r} is out of range, expected a fraction in (0, 1] that stays."))
-    if round_to is not None and (isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1):
-        raise PlanError(explain(f"round_to={round_to!r}, expected None or a positive integer."))
-
-
-def _count(size: int, channels: float, round_to: int | None) -> int:
-    count = max(1, round(size * channels))
-    if round_to is not None:
-        count = max(round_to, round(count / round_to) * round_to)
-    return min(size, count)
-
-
-def _ignored(groups: ChannelGroups, model: nn.Module, patterns: Sequence[str]) -> set[str]:
-    """Groups that hold an output axis of an ignored module or parameter."""
-    if isinstance(patterns, str):
-        raise PlanError(explain(f"ignore={patterns!r} is a string, expected a sequence of names.", mend=f"ignore=({patterns!r},)"))
-    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    names += [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    names += [name for name, _ in model.named_buffers(remove_duplicate=False)] + [group.name for group in groups]
-    result: set[str] = set()
-    for pattern in patterns:
-        matched = set(fnmatch.filter(names, pattern)) | ({pattern} & set(names))
-        if not matched:
-            raise PlanError(explain(f"ignore names {pattern!r}, which matches no module, parameter or group."))
-        result |= {group.name for group in groups if _writes_any(group, matched)}
-    return result
-
-
-def _writes_any(group: ChannelGroup, names: set[str]) -> bool:
-    owners = {group.name}
-    for site in group.writers:
-        parts = site.parameter.split(".")
-        owners |= {".".join(parts[: end + 1]) for end in range(len(parts))}
-    return bool(owners & names)
-
-
-def _one_factor_each(groups: ChannelGroups, whole: set[str]) -> list[ChannelGroup]:
-    """Groups to prune: of the groups that are factors of one product, the widest that is not ignored."""
-    rivals: dict[str, set[str]] = {}
-    for group in groups:
-        for site in group.sites:
-            _note_rivals(site.axis, groups, rivals)
-    chosen: set[str] = set()
-    for group in sorted((one for one in groups if one.name not in whole), key=lambda one: -one.size):
-        if not rivals.get(group.name, set()) & chosen:
-            chosen.add(group.name)
-    return [group for group in groups if group.name in chosen]
-
-
-def _note_rivals(term: Term, groups: ChannelGroups, rivals: dict[str, set[str]]) -> None:
-    term = resolve(term)
-    if isinstance(term, Take):
-        _note_rivals(term.base, groups, rivals)
-    elif isinstance(term, Cat):
-        for part in term.parts:
-            _note_rivals(part, groups, rivals)
-    elif isinstance(term, Prod):
-        factors = [{groups.names[leaf] for leaf in leaves(one) if leaf in groups.names} for one in term.factors]
-        for factor in factors:
-            for name in factor:
-                others = set().union(*(one for one in factors if one is not factor))
-                rivals.setdefault(name, set()).update(others - {name})
-
-
-def _resolve_keep(groups: ChannelGroups, member: str, indices: list[int]) -> dict[str, tuple[int, ...]]:
-    """Kept indices by group, from indices of a group or of the axis that a member writes."""
-    names = {group.name for group in groups}
-    axis = resolve(groups[member].dim if member in names else groups.axis(member))
-    kept = _check_indices(member, axis.size, indices)
-    found = list(dict.fromkeys(leaf for leaf in leaves(axis) if leaf in groups.names))
-    wanted = _mask(axis.size, kept)
-    result = {}
-    for leaf in found:
-        channel = torch.tensor(_channels(axis, leaf))
-        used = torch.zeros(leaf.size, dtype=torch.bool)
-        used[channel[(channel >= 0) & wanted]] = True
-        result[groups.names[leaf]] = tuple(used.nonzero().flatten().tolist())
-    masks = {groups.names[leaf]: _mask(leaf.size, result[groups.names[leaf]]) for leaf in found}
-    whole = evaluate(to_expression(axis, groups.names), masks)
-    if not torch.equal(whole, wanted):
-        missing = (whole & ~wanted).nonzero().flatten().tolist()[:8]
-        first = f"{member!r} cannot keep exactly {_short(kept)}: these channels go together with {missing}."
-        at = f"its axis is {groups.show(axis)}"
-        raise PlanError(explain(first, at=at, mend=f"keep them too, or plan the groups {', '.join(result)}"))
-    return result
-
-
-def _channels(axis: Term, leaf: Any) -> list[int]:
-    from fxprune_passes.groups import channels
-
-    return channels(axis, leaf)
-
-
-def _check_indices(name: str, size: int, indices: Sequence[int]) -> tuple[int, ...]:
-    for index in indices:
-        if isinstance(index, bool) or not isinstance(index, int):
-            raise PlanError(explain(f"{name!r} keeps {index!r}, expected integers."))
-        if not 0 <= index < size:
-            first = f"{name!r} has {size} channels, the plan keeps index {index}."
-            raise PlanError(explain(first, mend=f"indices run from 0 to {size - 1}"))
-    if len(set(indices)) < len(indices):
-        raise PlanError(explain(f"{name!r} keeps an index twice: {_short(indices)}.", mend="name every index once"))
-    return tuple(sorted(indices))
-
-
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
     """Refuse a plan that was made for another model, before anything is analysed."""
     tensors = dict(model.named_parameters(remove_duplicate=False))
@@ -348,19 +203,6 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]], model: nn.Module) -> No
         if got is None and "." in name:
             first = f"plan was made for another model: this one has no parameter or buffer {name!r}, shape {shape}."
             raise PlanError(explain(first, mend="make a plan for this model"))
-
-
-def _mask(size: int, kept: Sequence[int] | None) -> torch.Tensor:
-    if kept is None:
-        return torch.ones(size, dtype=torch.bool)
-    result = torch.zeros(size, dtype=torch.bool)
-    result[torch.tensor(kept, dtype=torch.int64)] = True
-    return result
-
-
-def _short(indices: Sequence[int]) -> str:
-    shown = ", ".join(map(str, indices[:8]))
-    return f"[{shown}{', ..' if len(indices) > 8 else ''}]"
 
 
 def _or_all(kept: tuple[int, ...] | None) -> Any:

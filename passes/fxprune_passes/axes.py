@@ -195,7 +195,9 @@ def mask(term: Term, kept: Mapping[Dim, torch.Tensor]) -> torch.Tensor | None:
     masks = [mask(part, kept) for part in parts]
     if all(one is None for one in masks):
         return None
-    full = [torch.ones(part.size, dtype=torch.bool) if one is None else one for part, one in zip(parts, masks, strict=True)]
+    full = [
+        torch.ones(part.size, dtype=torch.bool) if one is None else one for part, one in zip(parts, masks, strict=True)
+    ]
     if isinstance(term, Cat):
         return torch.cat(full)
     result = full[0]

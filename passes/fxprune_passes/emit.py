@@ -119,7 +119,10 @@ class Emitter:
             parts = name.split(".")[:-1]
             needed.update(".".join(parts[: i + 1]) for i in range(len(parts)))
         order = {path: i for i, (path, _) in enumerate(self.model.named_modules(remove_duplicate=False))}
-        place = {path: order.get(path, order.get(self._modules[path][0], 0) if path in self._modules else 0) for path in needed}
+        place = {
+            path: order.get(path, order.get(self._modules[path][0], 0) if path in self._modules else 0)
+            for path in needed
+        }
         return sorted(needed, key=lambda path: (place[path], path.count("."), path))
 
     def _in_order(self, reads: set[str]) -> list[str]:
@@ -142,7 +145,7 @@ class Emitter:
             persistent = name in original._buffers and name not in original._non_persistent_buffers_set
         except AttributeError:
             persistent = False
-        owner.register_buffer(name, tensor, persistent=persistent or path in self.new_constants)
+        owner.register_buffer(name, tensor, persistent=persistent)
 
 
 def _training(model: nn.Module, path: str) -> bool:

@@ -212,7 +212,9 @@ class Equations:
         pairs = list(zip(self._positions(a), self._positions(b), strict=True))
         classes = _classes(pairs)
         dims = list(dict.fromkeys(dim for pair in pairs for dim, _ in pair))
-        whole = {classes[dim, i]: dim.frozen for dim in dims if dim.frozen for i in range(dim.size) if (dim, i) in classes}
+        whole = {
+            classes[dim, i]: dim.frozen for dim in dims if dim.frozen for i in range(dim.size) if (dim, i) in classes
+        }
         free = list(dict.fromkeys(classes[dim, i] for dim in dims for i in range(dim.size) if (dim, i) in classes))
         free = [root for root in free if root not in whole]
         self._rebuild([dim for dim in dims if not dim.frozen], classes, free, whole)
@@ -239,9 +241,7 @@ class Equations:
             offset_alone = len(free)
             offset_stuck = offset_alone + len(alone)
             places = {position: offset_alone + i for i, position in enumerate(alone)}
-            index = [
-                places[i] if root is None else number.get(root, offset_stuck) for i, root in enumerate(roots)
-            ]
+            index = [places[i] if root is None else number.get(root, offset_stuck) for i, root in enumerate(roots)]
             self._bind(dim, take(cat(parts), index))
 
 

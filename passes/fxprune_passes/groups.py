@@ -154,7 +154,9 @@ class ChannelGroups(Sequence[ChannelGroup]):
         frozen: dict[tuple[str, str], list[FrozenAxis]] = {}
         for axis in self.frozen:
             frozen.setdefault((axis.reason, str(axis.where)), []).append(axis)
-        lines = [(reason, where, _some([f"{a.parameter}:{a.dim}" for a in axes])) for (reason, where), axes in frozen.items()]
+        lines = [
+            (reason, where, _some([f"{a.parameter}:{a.dim}" for a in axes])) for (reason, where), axes in frozen.items()
+        ]
         if not lines:
             return text
         return f"{text}\n\n{tabulate(lines, headers=('frozen because', 'by', 'axes'), maxcolwidths=[30, 50, 60])}"
@@ -191,7 +193,9 @@ class ChannelGroups(Sequence[ChannelGroup]):
         first = f"no module, parameter or channel group is called {member!r}."
         known = {site.parameter.rpartition(".")[0] for site in self._sites} | set(self._by_name)
         close = [name for name in sorted(known) if member.rpartition(".")[2] in name or name in member][:5]
-        return explain(first, mend=f"did you mean {', '.join(close)}?" if close else "print the groups to see the names")
+        return explain(
+            first, mend=f"did you mean {', '.join(close)}?" if close else "print the groups to see the names"
+        )
 
     def _frozen(self, member: str, sites: Sequence[Site]) -> str:
         site = next((one for one in sites if not one.reads), sites[0])

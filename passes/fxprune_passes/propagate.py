@@ -160,7 +160,7 @@ class _Ledger(TorchDispatchMode):
             return [self.tree(one) for one in value]
         return None
 
-    def __torch_dispatch__(  # noqa: D105
+    def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
@@ -231,8 +231,27 @@ _RESHAPED_IN_PLACE = frozenset(
     getattr(torch.ops.aten, name) for name in ("unsqueeze_", "squeeze_", "transpose_", "t_", "swapaxes_", "resize_")
 )
 _VALUE_OPS = frozenset(
-    getattr(torch.ops.aten, name) for name in ("arange", "add", "sub", "mul", "_to_copy", "clone", "flip", "remainder", "lift_fresh", "lift_fresh_copy", "view",
-     "alias", "detach", "slice", "unsqueeze", "squeeze", "permute", "roll")
+    getattr(torch.ops.aten, name)
+    for name in (
+        "arange",
+        "add",
+        "sub",
+        "mul",
+        "_to_copy",
+        "clone",
+        "flip",
+        "remainder",
+        "lift_fresh",
+        "lift_fresh_copy",
+        "view",
+        "alias",
+        "detach",
+        "slice",
+        "unsqueeze",
+        "squeeze",
+        "permute",
+        "roll",
+    )
 )
 
 

@@ -13,8 +13,8 @@ from fxprune_passes.emit import Emitter
 from fxprune_passes.kept import Kept
 from fxprune_passes.mend import FULL, MENDS, MODULES, Call, Scalars, Source, opaque_module
 from fxprune_passes.propagate import Propagation
-from fxprune_passes.vanish import EMPTY, Vanish, is_empty, refusal
 from fxprune_passes.scalars import changes, is_scalar, write_scalar
+from fxprune_passes.vanish import EMPTY, Vanish, is_empty, refusal
 
 _PLAIN = ("torch", "_operator", "operator", "math", "builtins")
 
@@ -68,9 +68,7 @@ class _Rewriter:
         self.tensors: dict[fx.Node, Any] = {}
         self.scalars = Scalars()
         self.vanish = Vanish()
-        self.source = Source(
-            propagation.axes, propagation.values, propagation.constants, propagation.statistics
-        )
+        self.source = Source(propagation.axes, propagation.values, propagation.constants, propagation.statistics)
 
     def run(self) -> fx.GraphModule:
         old = self.propagation.graph_module
@@ -84,9 +82,7 @@ class _Rewriter:
         return result
 
     def _call(self, node: fx.Node) -> Call:
-        return Call(
-            node, self.graph, self.source, self.emitter.kept, self.tensors, self.scalars, self.emitter.constant
-        )
+        return Call(node, self.graph, self.source, self.emitter.kept, self.tensors, self.scalars, self.emitter.constant)
 
     def _write(self, node: fx.Node, call: Call) -> None:
         if node.op == "output":

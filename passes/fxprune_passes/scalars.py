@@ -51,7 +51,9 @@ def _original_size(call: Call, tensor: fx.Node) -> Any:
     if before == after or not isinstance(before, (int, torch.Size)):
         return written
     if isinstance(before, torch.Size):
-        return tuple(_original_axis(call, axis, call.function(operator.getitem, written, i)) for i, axis in enumerate(axes))
+        return tuple(
+            _original_axis(call, axis, call.function(operator.getitem, written, i)) for i, axis in enumerate(axes)
+        )
     dim = call.argument(1, "dim") if node.target == "size" else None
     if isinstance(dim, int):
         return _original_axis(call, axes[dim], written)

@@ -59,7 +59,9 @@ class Vanish:
     def touches(self, call: Call) -> bool:
         """Whether some input of a node is not written, or is written smaller than it is."""
         inputs = [call.tensors[one] for one in call.node.all_input_nodes if one in call.tensors]
-        return any(isinstance(one, Nothing) or one in self.present for one in inputs if isinstance(one, (Nothing, fx.Node)))
+        return any(
+            isinstance(one, Nothing) or one in self.present for one in inputs if isinstance(one, (Nothing, fx.Node))
+        )
 
     def write(self, call: Call, module: nn.Module | None, operations: Sequence[Operation], plain: Any) -> Any:
         """Write a node that such an input reaches.
@@ -83,17 +85,33 @@ class Vanish:
         if node.target in _ADDS and (other := self._other_side(call)) is not None:
             return other
         if isinstance(module, _BATCH_NORMS) and not module.training and module.running_mean is not None:
-            return self._noted(call, plain())
+            return self._batch_norm(call, plain)
         if all(operation.pointwise for operation in operations):
             return self._pointwise(call)
         raise refusal(call)
 
     def _join(self, call: Call) -> Any:
-        parts = [call.tensors[one] for one in call.argument(0, "tensors")]
-        if any(part is ZERO or part in self.present for part in parts):
+        """The parts that are left; a constant takes batch and spatial sizes from a part that is full."""
+        dim = call.old(call.argument(1, "dim", 0))
+        left = [one for one in call.argument(0, "tensors") if call.tensors[one] is not EMPTY]
+        full = next((call.tensors[one] for one in left if not self._is_small(call.tensors[one])), None)
+        if full is None:
             raise refusal(call)
-        left = [part for part in parts if part is not EMPTY]
-        return left[0] if len(left) == 1 else call.emit("call_function", torch.cat, (left, call.old(call.argument(1, "dim", 0))))
+        parts = [self._grown(call, one, full, dim) for one in left]
+        return parts[0] if len(parts) == 1 else call.emit("call_function", torch.cat, (parts, dim))
+
+    def _is_small(self, written: Any) -> bool:
+        return written is ZERO or written in self.present
+
+    def _grown(self, call: Call, node: fx.Node, full: fx.Node, dim: int) -> fx.Node:
+        """A constant repeated to the batch and spatial sizes of another tensor."""
+        if call.tensors[node] is ZERO:
+            call.tensors[node] = self._zeros(call, node)
+        written: fx.Node = call.tensors[node]
+        if written not in self.present:
+            return written
+        like = call.function(torch.zeros_like, call.function(torch.narrow, full, dim, 0, 1))
+        return call.function(operator.add, written, like)
 
     def _assign(self, call: Call, plain: Any) -> Any:
         """Nothing is assigned where nothing is left; a constant is broadcast by the assignment itself."""
@@ -156,9 +174,12 @@ class Vanish:
         return self._note(call, result, flags)
 
     def _zeros(self, call: Call, node: fx.Node) -> fx.Node:
-        like = call.source.values[node]
-        zeros = torch.zeros([1] * len(call.axes(node)), dtype=like.dtype)
-        return self._note(call, call.constant(zeros), tuple(False for _ in call.axes(node)))
+        axes: Axes = call.axes(node)
+        flags = tuple(not call.kept.is_dynamic(axis) for axis in axes)
+        shape = [call.kept.size(axis) if flag else 1 for axis, flag in zip(axes, flags, strict=True)]
+        written = call.constant(torch.zeros(shape, dtype=call.source.values[node].dtype), "zeros")
+        self.present[written] = flags
+        return written
 
     def _flags(self, call: Call, inputs: Sequence[fx.Node]) -> tuple[bool, ...]:
         """Along which axes of the result some input is full."""
@@ -171,12 +192,13 @@ class Vanish:
                 flags[-dim] |= full[-dim] and own[-dim].size == axes[-dim].size
         return tuple(flags)
 
-    def _noted(self, call: Call, written: fx.Node) -> fx.Node:
-        """A node that keeps the form of its only input."""
-        source = call.tensors[call.node.args[0]]  # type: ignore[index]
-        if source is ZERO:
-            raise refusal(call)
-        return self._note(call, written, self.present[source])
+    def _batch_norm(self, call: Call, plain: Any) -> fx.Node:
+        """Batch norm with fixed statistics turns one constant per channel into another."""
+        source = call.node.args[0]
+        assert isinstance(source, fx.Node)
+        if call.tensors[source] is ZERO:
+            call.tensors[source] = self._zeros(call, source)
+        return self._note(call, plain(), self.present[call.tensors[source]])
 
     def _note(self, call: Call, written: fx.Node, flags: tuple[bool, ...]) -> fx.Node:
         if not all(flag or axis.size == 1 for flag, axis in zip(flags, call.axes(), strict=False)) or len(flags) == 0:
@@ -206,5 +228,9 @@ def refusal(call: Call) -> PlanError:
     node = call.node
     first = f"the plan removes every channel that {node.name} ({node.op} {node.target}) reads, which cannot be written."
     gone = [name for name in call.kept.emptied() if name]
-    groups = f"keep a channel of {', '.join(repr(name) for name in gone)}" if gone else "keep one of the channels it reads"
-    return PlanError(explain(first, at=f"{node.meta.get('module', '')} {node.meta.get('source', '')}".strip(), mend=groups))
+    groups = (
+        f"keep a channel of {', '.join(repr(name) for name in gone)}" if gone else "keep one of the channels it reads"
+    )
+    return PlanError(
+        explain(first, at=f"{node.meta.get('module', '')} {node.meta.get('source', '')}".strip(), mend=groups)
+    )

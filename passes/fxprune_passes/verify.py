@@ -95,7 +95,7 @@ class _Recorder(TorchDispatchMode):
         self.names: list[str] = []
         self.numbers: list[tuple[float, ...]] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: D105
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if isinstance(out, (torch.Tensor, tuple, list)):
             self.names.append(str(func))
@@ -106,9 +106,7 @@ class _Recorder(TorchDispatchMode):
 class _Checker(fx.Interpreter):
     """Runs the new graph and stops at the first node that is not as predicted."""
 
-    def __init__(
-        self, module: fx.GraphModule, propagation: Propagation, expected: Mapping[str, _Expected]
-    ) -> None:
+    def __init__(self, module: fx.GraphModule, propagation: Propagation, expected: Mapping[str, _Expected]) -> None:
         super().__init__(module, garbage_collect_values=False)
         self.propagation = propagation
         self.expected = expected
@@ -120,7 +118,9 @@ class _Checker(fx.Interpreter):
             with recorder:
                 value = super().run_node(n)
         except Exception as error:
-            raise VerifyError(explain(f"rewritten node {n.format_node()} does not run: {error}", at=_place(n))) from error
+            raise VerifyError(
+                explain(f"rewritten node {n.format_node()} does not run: {error}", at=_place(n))
+            ) from error
         if (origin := self.expected.get(str(n.meta.get("origin")))) is not None:
             self._compare_shapes(n, value, origin.shapes)
             if not n.meta.get("mended"):
@@ -148,7 +148,9 @@ class _Checker(fx.Interpreter):
             pairs = zip(one.numbers, now, strict=False)
             if len(one.numbers) != len(now) or not all(math.isclose(a, b, rel_tol=1e-9) or a == b for a, b in pairs):
                 first = f"node {node.name} computes with {now} where the original has {one.numbers} ({one.name})."
-                raise VerifyError(explain(first, at=_place(node), mend="freeze the channels that the number is read off"))
+                raise VerifyError(
+                    explain(first, at=_place(node), mend="freeze the channels that the number is read off")
+                )
 
 
 def _place(node: fx.Node) -> str:

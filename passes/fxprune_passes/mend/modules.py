@@ -31,8 +31,12 @@ def opaque_module(module: nn.Module) -> str | None:
     """Why a leaf module's inside cannot be rewritten, or None."""
     if type(module) in MODULES:
         return None
-    plain = type(module).__module__.startswith("torch.nn.") and not list(module.parameters()) and not list(module.buffers())
-    return None if plain and not list(module.children()) else f"{type(module).__name__} is rewritten whole or not at all"
+    plain = (
+        type(module).__module__.startswith("torch.nn.") and not list(module.parameters()) and not list(module.buffers())
+    )
+    return (
+        None if plain and not list(module.children()) else f"{type(module).__name__} is rewritten whole or not at all"
+    )
 
 
 def _input(call: Call) -> Any:
@@ -53,9 +57,7 @@ def linear(call: Call, module: Any) -> Attributes:
     return {"in_features": call.kept.size(_input(call)[-1]), "out_features": call.kept.size(call.axes()[-1])}
 
 
-@module_mend(
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d
-)
+@module_mend(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 def convolution(call: Call, module: Any) -> Attributes:
     """``weight`` (out, in / groups, ..); transposed (in, out / groups, ..)."""
     axis = -len(module.kernel_size) - 1
@@ -67,9 +69,7 @@ def convolution(call: Call, module: Any) -> Attributes:
     }
 
 
-@module_mend(
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
-)
+@module_mend(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 def batch_norm(call: Call, module: Any) -> Attributes:
     """Every parameter is (num_features,)."""
     return {"num_features": _channels(call, module)}

@@ -46,7 +46,9 @@ def getitem(call: Call) -> Any:
 def setitem(call: Call) -> fx.Node:
     """``x[:, :8] = y`` -> ``x[:, :5] = y``."""
     _, index = _index(call, in_place=True)
-    return call.emit(call.node.op, call.node.target, (call.tensors[call.node.args[0]], index, call.data(call.node.args[2])))
+    return call.emit(
+        call.node.op, call.node.target, (call.tensors[call.node.args[0]], index, call.data(call.node.args[2]))
+    )
 
 
 def _index(call: Call, *, in_place: bool = False) -> tuple[fx.Node | None, Any]:
@@ -68,7 +70,9 @@ def _index(call: Call, *, in_place: bool = False) -> tuple[fx.Node | None, Any]:
                 if in_place:
                     written = call.constant(index)
                 else:
-                    selected = call.function(torch.index_select, selected or call.tensors[source], dim, call.constant(index))
+                    selected = call.function(
+                        torch.index_select, selected or call.tensors[source], dim, call.constant(index)
+                    )
         elif isinstance(item, list) and call.kept.mask(x[dim]) is not None:
             written = _new_places(call, call.old(item), x, dim)
         elif isinstance(item, fx.Node) and isinstance(call.axes(item), tuple) and call.kept.mask(x[dim]) is not None:
@@ -124,7 +128,9 @@ def index_select(call: Call) -> fx.Node:
     dim, index = call.old(call.argument(1, "dim")), call.argument(2, "index")
     if call.kept.mask(x[dim]) is None:
         return call.copy()
-    return call.emit(call.node.op, call.node.target, (call.tensors[call.node.args[0]], dim, _remapped(call, index, x, dim)))
+    return call.emit(
+        call.node.op, call.node.target, (call.tensors[call.node.args[0]], dim, _remapped(call, index, x, dim))
+    )
 
 
 @mend(torch.narrow, "narrow")

@@ -126,9 +126,9 @@ class Call:
         """Write an intermediate call of a function."""
         return self.emit("call_function", target, args, kwargs, final=False)
 
-    def constant(self, value: torch.Tensor) -> fx.Node:
-        """Write a read of a new constant tensor."""
-        return self.emit("get_attr", self.add_constant(f"{self.node.name}_index", value), final=False)
+    def constant(self, value: torch.Tensor, kind: str = "index") -> fx.Node:
+        """Write a read of a new constant tensor, a buffer that the state dict leaves out."""
+        return self.emit("get_attr", self.add_constant(f"{self.node.name}_{kind}", value), final=False)
 
     def scaled(self, size: Any, value: int, axis: Term) -> Any:
         """A size argument that would come out as ``value``, made to come out as the axis's new size."""
@@ -183,7 +183,8 @@ def _new_size_tuple(call: Call, entries: fx.Node, axes: Axes) -> Any:
     if list(values) == wanted:
         return written
     return tuple(
-        call.scaled(call.function(operator.getitem, written, number), value, axis) if value != want else
-        call.function(operator.getitem, written, number)
+        call.scaled(call.function(operator.getitem, written, number), value, axis)
+        if value != want
+        else call.function(operator.getitem, written, number)
         for number, (value, want, axis) in enumerate(zip(values, wanted, axes, strict=True))
     )

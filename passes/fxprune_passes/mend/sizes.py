@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxprune_passes.axes import Axes
-from fxprune_passes.mend.registry import Call, mend, new_sizes
+from fxprune_passes.mend.registry import Call, mend, new_sizes, rescale
 
 
 def _with(call: Call, position: int, names: tuple[str, ...], sizes: Any) -> fx.Node:
@@ -121,7 +121,7 @@ def repeat_interleave(call: Call) -> fx.Node:
         return call.copy()
     old = call.kept.size(x[dim]) if dim is not None else math.prod(call.kept.shape(x))
     new = call.kept.size(call.axes()[dim if dim is not None else 0])
-    return _replace(call, 1, "repeats", new // old)
+    return _replace(call, 1, "repeats", _count(call, call.argument(1, "repeats"), new // old))
 
 
 @mend(F.pad, torch.constant_pad_nd, "pad")
@@ -135,7 +135,9 @@ def pad(call: Call) -> fx.Node:
     for number in range(len(widths) // 2):
         dim = len(x) - 1 - number
         for side in (0, 1):
-            result[2 * number + side] = _pad_width(call, x, dim, side, call.old(widths[2 * number + side]), result[2 * number + side])
+            result[2 * number + side] = _pad_width(
+                call, x, dim, side, call.old(widths[2 * number + side]), result[2 * number + side]
+            )
     return _with(call, 1, ("pad",), type(widths)(result) if isinstance(widths, (list, tuple)) else result)
 
 
@@ -161,28 +163,38 @@ def layer_norm(call: Call) -> fx.Node:
 def group_norm(call: Call) -> fx.Node:
     """``F.group_norm(x, 8)`` -> as many groups as keep a channel."""
     x: Axes = call.axes(call.node.args[0])
-    groups = call.kept.groups(x[1], call.old(call.argument(1, "num_groups")))
-    return _replace(call, 1, "num_groups", groups)
+    entry = call.argument(1, "num_groups")
+    return _replace(call, 1, "num_groups", _count(call, entry, call.kept.groups(x[1], call.old(entry))))
 
 
 @mend(F.channel_shuffle, F.native_channel_shuffle)
 def channel_shuffle(call: Call) -> fx.Node:
     """``F.channel_shuffle(x, 4)`` -> as many groups as keep a channel."""
     x: Axes = call.axes(call.node.args[0])
-    return _replace(call, 1, "groups", call.kept.groups(x[1], call.old(call.argument(1, "groups"))))
+    entry = call.argument(1, "groups")
+    return _replace(call, 1, "groups", _count(call, entry, call.kept.groups(x[1], call.old(entry))))
 
 
 @mend(F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d)
 @mend(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 def convolution(call: Call) -> fx.Node:
     """A grouped convolution keeps the groups that keep a channel (``groups`` is argument 6 of all of them)."""
-    groups = call.old(call.argument(6, "groups", 1))
+    entry = call.argument(6, "groups", 1)
+    groups = call.old(entry)
     if groups == 1:
         return call.copy()
     x: Axes = call.axes(call.argument(0, "input"))
     weight: Axes = call.axes(call.argument(1, "weight"))
     channels = x[-len(weight) + 1]
-    return _replace(call, 6, "groups", call.kept.groups(channels, groups))
+    return _replace(call, 6, "groups", _count(call, entry, call.kept.groups(channels, groups)))
+
+
+def _count(call: Call, entry: Any, wanted: int) -> Any:
+    """A number of groups or copies: computed in the graph where it was (a batch may be folded into it), else literal."""
+    if not isinstance(entry, fx.Node):
+        return wanted
+    value = call.new(entry)
+    return call.shape(entry) if value == wanted else rescale(call, call.shape(entry), wanted, value)
 
 
 def _replace(call: Call, position: int, name: str, value: Any) -> fx.Node:
@@ -203,5 +215,8 @@ def attention(call: Call) -> fx.Node:
     if scale is not None or call.kept.mask(query[-1]) is None:
         return call.copy()
     return call.emit(
-        call.node.op, call.node.target, call.data(call.node.args[:6]), {**call.data(call.node.kwargs), "scale": query[-1].size**-0.5}
+        call.node.op,
+        call.node.target,
+        call.data(call.node.args[:6]),
+        {**call.data(call.node.kwargs), "scale": query[-1].size ** -0.5},
     )

@@ -115,7 +115,9 @@ def group_norm(call: Call, module: Any) -> fx.Node:
 @full_mend(torch.mean, "mean")
 def mean(call: Call, module: Any) -> fx.Node:
     """A mean over all channels: the mean over the kept ones times their share."""
-    written = call.emit(call.node.op, call.node.target, call.data(call.node.args), call.data(call.node.kwargs), final=False)
+    written = call.emit(
+        call.node.op, call.node.target, call.data(call.node.args), call.data(call.node.kwargs), final=False
+    )
     r = share(call.kept, call.statistics_axes)
     return call.emit("call_function", operator.mul, (written, r))
 

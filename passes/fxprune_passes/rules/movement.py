@@ -15,9 +15,7 @@ aten = torch.ops.aten
 
 
 @rule(aten.slice, *optional("slice_copy"))
-def slice_(
-    op: Op, x: Axes, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> Result:
+def slice_(op: Op, x: Axes, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Result:
     """(.., C, ..) -> (.., C[start:end:step], ..)."""
     index = range(x[dim].size)[slice(start, end, step)]
     return replace(x, dim, op.equations.take(x[dim], index))
@@ -59,7 +57,7 @@ def concatenate(op: Op, tensors: Sequence[Axes], dim: int = 0) -> Result:
 
 @rule(aten.stack)
 def stack(op: Op, tensors: Sequence[Axes], dim: int = 0) -> Result:
-    """n times (A, B) -> (A, n, B)."""
+    """N times (A, B) -> (A, n, B)."""
     for axes in tensors[1:]:
         op.equal_all(tensors[0], axes)
     dim %= len(op.shape)

@@ -46,7 +46,9 @@ def pointwise(op: Op, *args: Any, **kwargs: Any) -> Result:
     rank = len(op.shape)
     result: list[Term] = []
     for dim in range(rank):
-        like = [axes[dim - rank] for axes in inputs if len(axes) >= rank - dim and axes[dim - rank].size == op.shape[dim]]
+        like = [
+            axes[dim - rank] for axes in inputs if len(axes) >= rank - dim and axes[dim - rank].size == op.shape[dim]
+        ]
         for other in like[1:]:
             op.equal(like[0], other)
         result.append(like[0])

@@ -132,7 +132,11 @@ def view_as_complex(op: Op, x: Axes) -> Result:
 @rule(aten.as_strided_)
 def restride(op: Op, x: Axes, size: Sequence[int], stride: Sequence[int], *args: Any) -> Result:
     """(N, C, 1, 1) -> the same: how pooling to one pixel marks its memory format; any other use freezes."""
-    if list(op.shape) != [axis.size for axis in x] or list(op.shape[2:]) != [1, 1] or list(stride[:2]) != [op.shape[1], 1]:
+    if (
+        list(op.shape) != [axis.size for axis in x]
+        or list(op.shape[2:]) != [1, 1]
+        or list(stride[:2]) != [op.shape[1], 1]
+    ):
         raise ValueError("strides that move data")
     return x
 

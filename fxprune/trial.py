@@ -1,0 +1,253 @@
+"""One comparison: the masked original and the compiled graph on the same weights and inputs, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_map
+
+from fxprune.analysis import Analysis
+from fxprune.coded import Units, fill
+from fxprune.difference import difference
+from fxprune.plans import Plan
+from fxprune.report import Wrong
+from fxprune_passes.errors import CaptureError, FxPruneError, explain
+from fxprune_passes.kept import Kept
+from fxprune_passes.masked import Masked
+from fxprune_passes.masks import cut
+from fxprune_passes.steady import Steady
+from fxprune_passes.wide import NodeError, Watch, Wide, precision, widen, widened
+
+_ZERO_UP_TO_ROUNDING = 1e-4
+Inputs = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Both sides of a comparison. Every run works on private copies.
+
+    Attributes:
+        model: The original.
+        small: The compiled graph.
+        plan: Which channels stay.
+        analysis: The captured original.
+        kept: The plan in terms of the analysis.
+        statistics: ``"kept"`` or ``"full"``.
+        random: Whether some node draws random numbers.
+        seed: For what is left to chance.
+    """
+
+    model: nn.Module
+    small: fx.GraphModule
+    plan: Plan
+    analysis: Analysis
+    kept: Kept
+    statistics: str
+    random: bool
+    seed: int
+
+    def refusal(self, inputs: Inputs) -> str:
+        """Why the original does not run on these inputs at all; empty if it does."""
+        original = Wide(self._original(None), self._graph, tree_map(widen, inputs), epsilon=self._epsilon)
+        try:
+            self._run(original)
+        except NodeError as failure:
+            return _first_line(failure.__cause__)
+        return ""
+
+    def error(self, units: Units | None, inputs: Inputs) -> float:
+        """The largest relative error of the outputs.
+
+        Args:
+            units: What to fill the weights with; None leaves each side its own.
+            inputs: Placeholder values by name.
+
+        Raises:
+            NodeError: The compiled graph does not run.
+            CaptureError: The original does not run.
+        """
+        want, got = self._both(units, inputs, None, None)
+        return difference(want, got)
+
+    def first_wrong(self, units: Units | None, inputs: Inputs, tolerance: float) -> Wrong | None:
+        """The first node of the compiled graph whose value is not the kept part of the original's."""
+        expected: dict[str, Any] = {}
+        found: list[Wrong] = []
+
+        def keep(node: fx.Node, value: Any) -> None:
+            if node not in self.analysis.propagation.constants:
+                expected[node.name] = _cut(value, self.analysis.propagation.axes[node], self.kept)
+
+        def compare(node: fx.Node, value: Any) -> None:
+            origin = _origin(node)
+            if not found and origin in expected:
+                want = expected[origin]
+                error = difference(want, _tensors(value), floor=_ZERO_UP_TO_ROUNDING)
+                if error > tolerance:
+                    found.append(self._wrong(node, _detail(want, value, error)))
+
+        try:
+            self._both(units, inputs, keep, compare)
+        except NodeError as failure:
+            found.append(self._wrong(failure.node, f"does not run: {_first_line(failure.__cause__)}"))
+        return found[0] if found else None
+
+    @property
+    def _graph(self) -> fx.Graph:
+        return self.analysis.capture.graph_module.graph
+
+    @property
+    def _epsilon(self) -> float:
+        return torch.finfo(precision(self.model)).eps
+
+    def _both(self, units: Units | None, inputs: Inputs, keep: Watch | None, compare: Watch | None) -> tuple[Any, Any]:
+        reference, compiled = self._original(units), widened(self.small).to(_device(self.model))
+        if units is not None:
+            _transfer(reference, compiled, self.plan)
+        _follow_modes(self.model, compiled)
+        masked = Masked(
+            reference,
+            self.analysis.propagation,
+            self.kept,
+            tree_map(widen, inputs),
+            statistics=self.statistics,
+            epsilon=self._epsilon,
+            watch=keep,
+        )
+        try:
+            want = self._run(masked)
+        except NodeError as failure:
+            if isinstance(failure.__cause__, FxPruneError):
+                raise failure.__cause__ from None
+            first = f"the original does not run at {failure.node.format_node()}: {_first_line(failure.__cause__)}"
+            mend = "pass inputs that the model takes: verify(..., inputs=...)"
+            raise CaptureError(explain(first, mend=mend)) from failure
+        wide = Wide(compiled, self.small.graph, tree_map(widen, inputs), epsilon=self._epsilon, watch=compare)
+        return want, self._run(wide)
+
+    def _original(self, units: Units | None) -> nn.Module:
+        """The original in float64, with the tensors that capture found outside parameters and buffers."""
+        reference = widened(self.model)
+        for name, value in self.analysis.capture.constants.items():
+            _install(reference, name, widen(value))
+        if units is not None:
+            fill(reference, units)
+        return reference
+
+    def _run(self, interpreter: Wide) -> Any:
+        with torch.random.fork_rng(devices=[]), Steady() if self.random else nullcontext():
+            torch.default_generator.manual_seed(self.seed)
+            return interpreter.result()
+
+    def _wrong(self, node: fx.Node, detail: str) -> Wrong:
+        target = f" (calls {node.target})" if node.op == "call_module" else ""
+        other = _reads_another(node, {one.name: one for one in self._graph.nodes})
+        name, place = _origin(node) or node.name, node.meta
+        return Wrong(f"{name}{target}", detail + other, str(place.get("module", "")), str(place.get("source", "")))
+
+
+def _origin(node: fx.Node) -> str:
+    """The original node that a node stands for, or nothing."""
+    return "output" if node.op == "output" else str(node.meta.get("origin", ""))
+
+
+def _reads_another(node: fx.Node, originals: Mapping[str, fx.Node]) -> str:
+    """Say if a node reads what its original does not: a node between them is gone."""
+    original = originals.get(_origin(node))
+    if original is None:
+        return ""
+    wanted = {one.name for one in original.all_input_nodes}
+    reads = _origins_read(node)
+    if not (extra := reads - wanted) or not (missing := wanted - reads):
+        return ""
+    return f"; it reads {', '.join(sorted(extra))} where the original reads {', '.join(sorted(missing))}"
+
+
+def _origins_read(node: fx.Node) -> set[str]:
+    """Original nodes behind a node's inputs, through nodes that the rewrite put between."""
+    result: set[str] = set()
+    for one in node.all_input_nodes:
+        origin = _origin(one)
+        result |= {origin} if origin else _origins_read(one)
+    return result
+
+
+def _cut(value: Any, axes: Any, kept: Kept) -> Any:
+    """The kept part of every tensor in a node's value, None for everything else."""
+    if isinstance(value, torch.Tensor) and isinstance(axes, tuple):
+        return cut(value, axes, kept)
+    if isinstance(value, (list, tuple)) and isinstance(axes, list):
+        return [_cut(one, part, kept) for one, part in zip(value, axes, strict=True)]
+    if isinstance(value, dict) and isinstance(axes, dict):
+        return [_cut(one, axes[key], kept) for key, one in value.items()]
+    return None
+
+
+def _tensors(value: Any) -> Any:
+    """The same nesting with None for everything that is no tensor."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
+        return [_tensors(one) for one in value]
+    return [_tensors(one) for one in value.values()] if isinstance(value, dict) else None
+
+
+def _detail(want: Any, got: Any, error: float) -> str:
+    if isinstance(want, torch.Tensor) and isinstance(got, torch.Tensor) and want.shape != got.shape:
+        return f"shape {tuple(got.shape)}, expected {tuple(want.shape)}"
+    return f"relative error {error:.1e}"
+
+
+def _first_line(error: BaseException | None) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _install(root: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Make a tensor readable under a dotted name."""
+    *path, last = name.split(".")
+    for part in path:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    setattr(root, last, value)
+
+
+def _transfer(reference: nn.Module, compiled: nn.Module, plan: Plan) -> None:
+    """Give the compiled side the plan's slices of the reference's weights."""
+    originals = named_tensors(reference)
+    for name, tensor in named_tensors(compiled).items():
+        if name in originals and name in plan.axes and (tensor.is_floating_point() or tensor.is_complex()):
+            part = kept_slice(originals[name], plan, name)
+            if part.shape == tensor.shape:
+                tensor.data.copy_(part)
+
+
+def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name; a tied one under each of its names."""
+    result: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    result.update(module.named_buffers(remove_duplicate=False))
+    return result
+
+
+def kept_slice(tensor: torch.Tensor, plan: Plan, name: str) -> torch.Tensor:
+    """What the plan keeps of a parameter or buffer."""
+    for dim, index in enumerate(plan.kept(name)):
+        if len(index) != tensor.shape[dim]:
+            tensor = tensor.index_select(dim, index.to(tensor.device))
+    return tensor.detach()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in named_tensors(model).values()), torch.device("cpu"))
+
+
+def _follow_modes(model: nn.Module, compiled: nn.Module) -> None:
+    """Train where the original trains."""
+    modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
+    for name, module in compiled.named_modules(remove_duplicate=False):
+        module.training = modes.get(name, module.training)

@@ -1,0 +1,168 @@
+"""Verify: is a compiled graph the masked original? Shapes, weights, and numbers in float64."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import fx, nn
+
+from fxprune.coded import Units, addresses, draw, random_units, rebatched
+from fxprune.compiling import kept_of
+from fxprune.inputs import ExampleInputs, as_call
+from fxprune.plans import Plan
+from fxprune.report import Case, Report, Wrong
+from fxprune.trial import Inputs, Trial, kept_slice, named_tensors
+from fxprune_passes.errors import CaptureError, VerifyError, explain
+from fxprune_passes.steady import draws
+from fxprune_passes.verify import check_shapes
+from fxprune_passes.wide import NodeError
+
+
+def verify(
+    model: nn.Module,
+    plan: Plan,
+    small: fx.GraphModule,
+    *,
+    inputs: ExampleInputs | None = None,
+    batch_sizes: Sequence[int] = (),
+    tolerance: float = 1e-9,
+    seed: int = 0,
+) -> Report:
+    """Compare a compiled graph with the original in which every removed channel is zero in every tensor.
+
+    Both run in float64 on private copies, on the model's own weights, on weights in which every element is another
+    number, and on random ones. Nothing of ``model`` or ``small`` is changed.
+
+    Args:
+        model: The original.
+        plan: The plan that ``small`` was compiled with.
+        small: What :func:`fxprune.compile` returned, before any fine-tuning.
+        inputs: What to run on; random tensors of the plan's shapes by default.
+        batch_sizes: Other batch sizes to run at, where the original takes them.
+        tolerance: Largest relative error that is rounding.
+        seed: Of random inputs and weights.
+
+    Returns:
+        A report with the first wrong node; ``report.ok`` says whether all is well, and printing it gives a table.
+
+    Raises:
+        PlanError: The plan does not fit the model.
+        VerifyError: ``small`` was not made by ``compile``, or the model has no values.
+        CaptureError: The inputs do not fit the model.
+
+    Example:
+        >>> import fxprune
+        >>> model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+        >>> plan = fxprune.plan(model, torch.zeros(1, 8), channels=0.5)
+        >>> verify(model, plan, fxprune.compile(model, plan)).ok
+        True
+    """
+    _check_arguments(model, small)
+    trial = _trial(model, plan, small, seed)
+    bound = _bind(model, draw(plan.inputs, seed) if inputs is None else inputs)
+    own, coded, random = "numbers, own weights", "numbers, address-coded weights", "numbers, random weights"
+    compared = [(own, None, bound), (coded, addresses, bound), (random, random_units(seed), bound)]
+    found = [_shapes(trial, bound, tolerance), _code(small), _weights(trial)]
+    found += [_numbers(trial, name, units, values, tolerance) for name, units, values in compared]
+    found += [_other_batch(trial, size, rebatched(bound, size), tolerance) for size in batch_sizes]
+    return Report(
+        cases=tuple(case for case, _ in found),
+        first_wrong=next((wrong for case, wrong in found if case.ok is False), None),
+        tolerance=tolerance,
+        statistics=trial.statistics,
+        notes=("random numbers are replaced by constants on both sides",) if trial.random else (),
+    )
+
+
+_Found = tuple[Case, Wrong | None]
+
+
+def _check_arguments(model: nn.Module, small: fx.GraphModule) -> None:
+    if not isinstance(small, fx.GraphModule) or "fxprune" not in small.meta:
+        first = f"verify got a {type(small).__name__} that compile did not make."
+        raise VerifyError(explain(first, mend="pass small = fxprune.compile(model, plan)"))
+    for name, tensor in [*named_tensors(model).items(), *named_tensors(small).items()]:
+        if tensor.is_meta:
+            first = f"{name!r} is a meta tensor, expected values to compare."
+            raise VerifyError(explain(first, mend='model.to_empty(device="cpu"), then load its weights'))
+
+
+def _trial(model: nn.Module, plan: Plan, small: fx.GraphModule, seed: int) -> Trial:
+    analysis = plan.analysis_of(model)
+    random = any(draws(one.name for one in ops) for ops in analysis.propagation.operations.values())
+    statistics = str(small.meta["fxprune"]["statistics"])
+    return Trial(model, small, plan, analysis, kept_of(analysis, plan), statistics, random, seed)
+
+
+def _bind(model: nn.Module, inputs: ExampleInputs) -> Inputs:
+    """Arguments by name, as the forward's signature has them."""
+    args, kwargs = as_call(inputs)
+    try:
+        return inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise CaptureError(explain(f"inputs do not fit {type(model).__name__}.forward: {error}.")) from error
+
+
+def _shapes(trial: Trial, inputs: Inputs, tolerance: float) -> _Found:
+    """Every node's shape and factors under fake tensors; where that fails, real ones say which node is wrong."""
+    name, capture = "shapes and factors", trial.analysis.capture
+    try:
+        check_shapes(trial.analysis.propagation, trial.small, trial.kept, capture.inputs)
+    except VerifyError as error:
+        note = str(error).partition("\n")[0]
+        wrong = trial.first_wrong(addresses, inputs, tolerance)
+        return Case(name, False, note=note), wrong or Wrong("graph", note)
+    return Case(name, True), None
+
+
+def _code(small: fx.GraphModule) -> _Found:
+    """The graph is what is verified, so the code that runs must be made from it."""
+    name = "code is the graph's"
+    if small.graph.python_code("self").src == small.code:
+        return Case(name, True), None
+    note = "the graph was edited without small.recompile()"
+    return Case(name, False, note=note), Wrong("forward", note)
+
+
+def _weights(trial: Trial) -> _Found:
+    """Every parameter and buffer of the compiled module is the kept slice of the original's."""
+    name = "weights are kept slices"
+    originals = {**trial.analysis.capture.constants, **named_tensors(trial.model)}
+    for path, tensor in named_tensors(trial.small).items():
+        if path not in originals or path not in trial.plan.axes:
+            continue
+        want = kept_slice(originals[path], trial.plan, path)
+        if difference := _differ(want, tensor.detach().to(want.device)):
+            detail = f"{difference}: wrong slice or changed weights (verify a model before fine-tuning it)"
+            return Case(name, False, note=f"{path}: {difference}"), Wrong(path, detail)
+    return Case(name, True), None
+
+
+def _differ(want: torch.Tensor, got: torch.Tensor) -> str:
+    """How two tensors differ, or nothing."""
+    if want.shape != got.shape or want.dtype != got.dtype:
+        return f"{got.dtype} {tuple(got.shape)}, expected {want.dtype} {tuple(want.shape)}"
+    count = int(((want != got) & ~(want.isnan() & got.isnan())).sum())
+    return f"{count} of {want.numel()} elements differ from the original's" if count else ""
+
+
+def _other_batch(trial: Trial, size: int, inputs: Inputs, tolerance: float) -> _Found:
+    """The same numbers at another batch size, where the original takes it."""
+    name = f"numbers, batch of {size}"
+    if refusal := trial.refusal(inputs):
+        return Case(name, None, note=f"the original does not take it: {refusal}"), None
+    return _numbers(trial, name, addresses, inputs, tolerance)
+
+
+def _numbers(trial: Trial, name: str, units: Units | None, inputs: Inputs, tolerance: float) -> _Found:
+    try:
+        error, note = trial.error(units, inputs), ""
+    except NodeError as failure:
+        error, note = math.inf, f"{failure.node.name} does not run"
+    if error <= tolerance:
+        return Case(name, True, error), None
+    wrong = trial.first_wrong(units, inputs, tolerance)
+    return Case(name, False, error, note or (f"at {wrong.name}" if wrong else "")), wrong

@@ -1,0 +1,181 @@
+"""Writes the nodes of a recorded graph: knows the node of every tensor and of every recorded number."""
+
+from __future__ import annotations
+
+import enum
+import operator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.frames import current_line
+from fxprune.sizes import Recipe, RecordedFloat, RecordedInt, RecordedSize, map_values
+from fxprune_passes.errors import CaptureError, explain
+
+Where = tuple[str, str]  # the model's line, and the module whose forward is running
+
+_LITERALS = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format, range)
+_PYTHON_DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64}
+
+
+class GraphWriter:
+    """A graph in the making.
+
+    Attributes:
+        graph: The graph so far.
+        path: Dotted name of the module whose forward is running.
+        baked: (line, what, value) of every recorded number that became a literal; a dict for its order.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.graph = fx.Graph()
+        self.path = ""
+        self.baked: dict[tuple[str, str, float], None] = {}
+        self._reads: set[fx.Node] = set()
+        self._computed: dict[Hashable, Recipe] = {}
+        # By id; the tensor is kept alive, so that its id stays its own.
+        self._recipes: dict[int, tuple[Tensor, Recipe]] = {}
+        for name, tensor in _named_tensors(model):
+            self._recipes.setdefault(id(tensor), (tensor, self._get_attr(name)))
+
+    def write(self, op: str, target: Any, args: Any = (), kwargs: Any = None, where: Where | None = None) -> fx.Node:
+        """Write a node at the end of the graph; its arguments may hold tensors and recorded numbers."""
+        node = self.graph.create_node(op, target, self.written(args), self.written(kwargs or {}))
+        node.meta["source"], node.meta["module"] = where or self._where()
+        return node
+
+    def read(self, whole: Recipe, op: str, target: Any, *args: Any) -> Recipe:
+        """A recipe for a part of a node's value: an item, a size.
+
+        It is written right behind the whole, since a later in-place op could change what is read.
+        """
+        if (target, args) not in whole.reads:
+            where = self._where()
+
+            def write() -> fx.Node:
+                with self.graph.inserting_after(self._behind(whole.node)):
+                    node = self.write(op, target, (whole.node, *args), where=where)
+                self._reads.add(node)
+                return node
+
+            whole.reads[target, args] = Recipe(self, write)
+        return whole.reads[target, args]
+
+    def _behind(self, node: fx.Node) -> fx.Node:
+        """What a read of a node is written behind: its earlier reads, and all placeholders."""
+        while node.next in self._reads or node.op == node.next.op == "placeholder":
+            node = node.next
+        return node
+
+    def compute(self, target: Callable[..., Any], args: tuple[Any, ...]) -> Recipe:
+        """A recipe for arithmetic on recorded numbers: the same sum twice is one node."""
+        key = target, *((type(one), getattr(one, "recipe", one)) for one in args)
+        if key not in self._computed:
+            where = self._where()
+            self._computed[key] = Recipe(self, lambda: self.write("call_function", target, args, where=where))
+        return self._computed[key]
+
+    def bake(self, what: str, value: float) -> None:
+        """Note a recorded number that becomes a literal."""
+        self.baked[current_line(), what, value] = None
+
+    def bind(self, value: Any, recipe: Recipe, mutated: Iterable[int] = ()) -> Any:
+        """Say which node a value comes from.
+
+        Args:
+            value: A tensor, or nested tuples, lists and dicts of them.
+            recipe: Its node.
+            mutated: The ids of tensors that the node changed in place: from now on, their readers read this node.
+
+        Returns:
+            The value. A tensor that came from another node and merely passed through this one is another object,
+            so that the two can be told apart (``x + dropout(x)`` in eval mode).
+        """
+        if isinstance(value, Tensor):
+            if id(value) in self._recipes and id(value) not in mutated:
+                value = torch.ops.aten.alias.default(value)
+            self._recipes[id(value)] = (value, recipe)
+            return value
+        if not isinstance(value, (tuple, list, dict)):
+            return value
+        parts = dict(value) if isinstance(value, dict) else dict(enumerate(value))
+        for key, part in parts.items():
+            parts[key] = self.bind(part, self.read(recipe, "call_function", operator.getitem, key), mutated)
+        if all(parts[key] is value[key] for key in parts):
+            return value
+        if isinstance(value, dict):
+            return parts
+        return type(value)(*parts.values()) if hasattr(value, "_fields") else type(value)(parts.values())
+
+    def recipe(self, tensor: Tensor) -> Recipe:
+        """Where a tensor comes from.
+
+        Raises:
+            CaptureError: From nowhere that the graph knows.
+        """
+        if id(tensor) not in self._recipes:
+            raise CaptureError(
+                explain(
+                    f"a tensor {tuple(tensor.shape)} of {tensor.dtype} is neither an input, a parameter, a buffer nor "
+                    "an attribute of a module of the model, nor the result of a recorded op.",
+                    at=current_line(),
+                    mend="register it in the model: self.register_buffer(name, tensor, persistent=False)",
+                )
+            )
+        return self._recipes[id(tensor)][1]
+
+    def written(self, value: Any) -> Any:
+        """A value as an argument of a node."""
+        return map_values(value, self._written)
+
+    def _written(self, value: Any) -> Any:
+        if isinstance(value, fx.Node) or value is None or value is Ellipsis:
+            return value
+        if isinstance(value, Tensor):
+            return self.recipe(value).node
+        if isinstance(value, RecordedSize):
+            whole = value.recipe
+            return whole.node if whole and whole.book is self else tuple(map(self._written, value))
+        if isinstance(value, (RecordedInt, RecordedFloat)):
+            return value.recipe.node if value.recipe.book is self else self._stale(value.plain())
+        return _literal(value)
+
+    def _stale(self, value: float) -> float:
+        """A number that the model kept from an earlier recording, whose graph is not this one."""
+        self.bake("kept by the model", value)
+        return value
+
+    def _get_attr(self, name: str) -> Recipe:
+        return Recipe(self, lambda: self.write("get_attr", name))
+
+    def _where(self) -> Where:
+        return current_line(), self.path
+
+
+def _literal(value: Any) -> Any:
+    """A plain value whose repr is Python that gives it back; an enum's or NumPy's number becomes Python's own."""
+    if type(value) in _LITERALS:
+        return value
+    if isinstance(value, enum.Enum):
+        return _literal(value.value)
+    if isinstance(value, type) and value in _PYTHON_DTYPES:
+        return _PYTHON_DTYPES[value]
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    if hasattr(value, "item") and hasattr(value, "dtype") and not getattr(value, "shape", ()):  # a NumPy scalar
+        return value.item()
+    raise CaptureError(
+        explain(f"an argument of type {type(value).__name__} cannot be written in a graph.", at=current_line())
+    )
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                yield f"{path}.{name}" if path else name, value

@@ -1,0 +1,159 @@
+"""Run a graph in float64 on a private copy of its module: the arithmetic in which two graphs are compared."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+_DTYPES = {
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float32: torch.float64,
+    torch.complex64: torch.complex128,
+}
+_CASTS = {"half": "double", "bfloat16": "double", "float": "double", "cfloat": "cdouble"}
+_RMS_NORM_EPS = 3  # its position among the arguments
+Watch = Callable[[fx.Node, Any], None]
+
+
+class NodeError(Exception):
+    """A node does not run; the cause is the error that it raised."""
+
+    def __init__(self, node: fx.Node) -> None:
+        super().__init__(node.name)
+        self.node = node
+
+
+def widen(value: Any) -> Any:
+    """A copy of a tensor, floating-point ones in float64; anything else as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    wide = value.detach().to(_DTYPES.get(value.dtype, value.dtype), copy=True)
+    return nn.Parameter(wide, requires_grad=False) if isinstance(value, nn.Parameter) else wide
+
+
+def widened(module: nn.Module) -> nn.Module:
+    """A copy of a module in float64; no gradients, no code of a graph module, and nothing shared with the original."""
+    epsilon = torch.finfo(precision(module)).eps
+    root = _tree(module)
+    memo: dict[int, Any] = {}
+    for one in root.modules():
+        attributes = [value for value in vars(one).values() if isinstance(value, torch.Tensor)]
+        for tensor in [*one._parameters.values(), *one._buffers.values(), *attributes]:
+            if tensor is not None and id(tensor) not in memo:
+                memo[id(tensor)] = widen(tensor)
+    result = copy.deepcopy(root, memo)
+    for one in result.modules():
+        if isinstance(one, nn.RMSNorm) and one.eps is None:
+            one.eps = epsilon
+    return result
+
+
+def _tree(module: nn.Module) -> nn.Module:
+    """A graph module without its code, which would be copied and compiled again; other modules as they are."""
+    if not isinstance(module, fx.GraphModule):
+        return module
+    root = nn.Module()
+    root.__dict__.update({key: value for key, value in module.__dict__.items() if key in root.__dict__})
+    return root
+
+
+def precision(module: nn.Module) -> torch.dtype:
+    """The dtype that a module computes in: that of its first floating-point tensor."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return next((one.dtype for one in tensors if one.is_floating_point()), torch.get_default_dtype())
+
+
+def _literal(value: Any) -> Any:
+    """A dtype written in a graph, widened; anything else as it is."""
+    return _DTYPES.get(value, value) if isinstance(value, torch.dtype) else value
+
+
+class Wide(fx.Interpreter):
+    """Runs a graph over a widened module; literal dtypes and casts to a narrower type are read as float64."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        graph: fx.Graph,
+        inputs: Mapping[str, Any],
+        *,
+        epsilon: float,
+        watch: Watch | None = None,
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            module: What :func:`widened` gave; in-place ops of the graph may change it.
+            graph: Only read.
+            inputs: Placeholder values by name; a placeholder without one takes its default.
+            epsilon: What an RMS norm without an ``eps`` of its own uses: that of the model's dtype.
+            watch: Called with each node and its value, before a later in-place op can change it.
+        """
+        super().__init__(module, graph=graph)
+        self.extra_traceback = False
+        self.inputs = inputs
+        self.epsilon = epsilon
+        self.watch = watch
+
+    def result(self) -> Any:
+        """Run every node.
+
+        Returns:
+            What the graph returns, in the nesting of its output node.
+
+        Raises:
+            NodeError: A node does not run.
+        """
+        with _float64():
+            return self.run(enable_io_processing=False)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Compute a node, and show its value to whoever watches."""
+        try:
+            value = self.compute(n)
+        except Exception as error:
+            raise NodeError(n) from error
+        if self.watch is not None:
+            self.watch(n, value)
+        return value
+
+    def compute(self, node: fx.Node) -> Any:
+        """The node's value."""
+        return super().run_node(node)
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        """The node's arguments: literal dtypes widened, and an RMS norm's default ``eps`` written out."""
+        written: Any = fx.node.map_aggregate((n.args, dict(n.kwargs)), _literal)
+        args, kwargs = written
+        if n.target in (F.rms_norm, torch.rms_norm) and len(n.args) <= _RMS_NORM_EPS and n.kwargs.get("eps") is None:
+            kwargs = {**kwargs, "eps": self.epsilon}
+        return self.map_nodes_to_values(args, n), self.map_nodes_to_values(kwargs, n)
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The input of that name, or its default."""
+        return self.inputs[target] if target in self.inputs else args[0]
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call a method; casts to a narrower float go to float64."""
+        return super().call_method(_CASTS.get(target, target), args, kwargs)
+
+
+@contextmanager
+def _float64() -> Iterator[None]:
+    """No gradients, float64 by default, and no fused attention module, whose inside would round differently."""
+    dtype, fused = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.backends.mha.set_fastpath_enabled(fused)
