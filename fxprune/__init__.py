@@ -58,6 +58,7 @@ def analyze(model: nn.Module, example_inputs: ExampleInputs) -> ChannelGroups:
         CaptureError: The model cannot be captured.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
         >>> [(group.name, group.size) for group in analyze(model, torch.zeros(1, 8))]
         [('0', 6)]

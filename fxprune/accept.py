@@ -27,13 +27,14 @@ def accept(model: nn.Module) -> None:
     """
     if not isinstance(model, nn.Module):
         raise CaptureError(explain(f"model must be a torch.nn.Module, got {type(model).__name__}."))
-    for name, module in model.named_modules():
-        _refuse_parametrized(name, module)
-        _refuse_hooks(name, module)
     for name, parameter in model.named_parameters():
         _refuse_lazy(name, parameter)
         if parameter._backward_hooks:
-            raise CaptureError(explain(f"parameter {name!r} has a gradient hook.", mend="remove it; add it to the result"))
+            first = f"parameter {name!r} has a gradient hook, which a graph cannot hold."
+            raise CaptureError(explain(first, mend="remove the hook; add it to the compiled model"))
+    for name, module in model.named_modules():
+        _refuse_parametrized(name, module)
+        _refuse_hooks(name, module)
     _refuse_devices(model)
 
 
@@ -58,8 +59,6 @@ def _advice(hook: str) -> str:
         return "torch.nn.utils.remove_weight_norm(module) first"
     if hook == "SpectralNorm":
         return "torch.nn.utils.remove_spectral_norm(module) first"
-    if hook in ("SpectralNormLoadStateDictPreHook",):
-        return "torch.nn.utils.remove_spectral_norm(module) first"
     return "remove the hook; add it to the compiled model"
 
 
@@ -75,4 +74,5 @@ def _refuse_devices(model: nn.Module) -> None:
         devices.setdefault(str(tensor.device), name)
     if len(devices) > 1:
         shown = ", ".join(f"{device} ({name})" for device, name in devices.items())
-        raise CaptureError(explain(f"model is on several devices: {shown}; expected one.", mend="model.to(device) first"))
+        first = f"model is on several devices: {shown}; expected one."
+        raise CaptureError(explain(first, mend="model.to(device) first"))

@@ -11,7 +11,6 @@ from fxprune.capture import Capture, capture
 from fxprune.inputs import ExampleInputs
 from fxprune_passes.groups import ChannelGroups, Site
 from fxprune_passes.propagate import Propagation, propagate
-from fxprune_passes.rewrite import opaque
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,6 @@ def analyse(model: nn.Module, example_inputs: ExampleInputs, *, freeze_outputs: 
         captured.inputs,
         captured.fake_mode,
         tensors,
-        opaque=opaque,
         freeze_outputs=freeze_outputs,
     )
     return Analysis(captured, propagation, _groups(propagation, tensors))
@@ -57,7 +55,7 @@ def analyse(model: nn.Module, example_inputs: ExampleInputs, *, freeze_outputs: 
 
 def _groups(propagation: Propagation, tensors: dict[str, torch.Tensor]) -> ChannelGroups:
     sites = [
-        Site(name, dim, axis, id(axis) in propagation.readers, tensors[name])
+        Site(name, dim, axis, id(axis) in propagation.readers - propagation.writers, tensors[name])
         for name in _in_order_of_use(propagation, tensors)
         for dim, axis in enumerate(propagation.parameters[name])
     ]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +13,11 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fxprune.accept import accept
+from fxprune.frames import call_model, current_line
 from fxprune.inputs import ExampleInputs, as_call
 from fxprune.record import default_leaf, record
 from fxprune_passes.errors import CaptureError, explain
 from fxprune_passes.verify import shadow
-
-_LIBRARY = (str(Path(torch.__file__).parent), str(Path(__file__).parent), str(Path(inspect.__file__).parent / "inspect"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +127,7 @@ class _Tracer(fx.Tracer):
         """Note where the node comes from."""
         node = super().create_node(*args, **kwargs)
         node.meta["module"] = self.path[-1]
-        node.meta["source"] = _source_line()
+        node.meta["source"] = current_line()
         if node.op == "call_function" and _is_wrapped(node.target):
             raise _WrappedError(str(node.target))
         return node
@@ -145,22 +142,11 @@ def _is_wrapped(target: Any) -> bool:
     return home not in ("torch", "_operator", "operator", "math", "builtins")
 
 
-def _source_line() -> str:
-    """File and line of the innermost frame of the model's own code."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith(_LIBRARY) and not file.startswith("<"):
-            return f"{'/'.join(Path(file).parts[-3:])}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return ""
-
-
 def _symbolic(model: nn.Module) -> fx.GraphModule | None:
     """The graph by symbolic tracing, or None where Python looks at values or a function stays opaque."""
     tracer = _Tracer()
     try:
-        graph = tracer.trace(model)
+        graph = call_model(tracer.trace, model)
     except Exception:  # any Python may fail on proxies; the recording tracer runs it on tensors
         return None
     if any(isinstance(getattr(model, name), FakeTensor) for name in _new_constants(graph)):

@@ -20,7 +20,7 @@ def magnitude(group: ChannelGroup, order: float) -> torch.Tensor:
         order: 1 for the sum of absolute values, 2 for the Euclidean norm.
 
     Returns:
-        ``(group.size,)`` in float32.
+        ``(group.size,)``.
 
     Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, section 3.1, summed over coupled layers.
     """
@@ -29,8 +29,9 @@ def magnitude(group: ChannelGroup, order: float) -> torch.Tensor:
     for site in weights or [one for one in group.writers if one.tensor.is_floating_point()]:
         tensor = site.tensor.detach()
         others = [dim for dim in range(tensor.ndim) if dim != site.dim]
-        norms = torch.linalg.vector_norm(tensor, order, dim=others, dtype=torch.float32) if others else tensor.abs().float()
-        total += group.per_channel(site, norms**order).cpu()
+        dtype = torch.promote_types(tensor.dtype, torch.float32)
+        norms = torch.linalg.vector_norm(tensor, order, dim=others, dtype=dtype) if others else tensor.abs().to(dtype)
+        total += group.per_channel(site, norms**order).float().cpu()
     return total ** (1 / order)
 
 
@@ -60,7 +61,8 @@ def find_criterion(criterion: str | Criterion, seed: int) -> Criterion:
         return criterion
     known = {"l1": l1, "l2": l2, "random": random(seed)}
     if criterion not in known:
-        raise PlanError(explain(f"criterion {criterion!r} is unknown, expected one of {', '.join(known)} or a function."))
+        first = f"criterion {criterion!r} is unknown, expected one of {', '.join(known)} or a function."
+        raise PlanError(explain(first))
     return known[criterion]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import cache
 from traceback import walk_tb
 from types import CodeType, FrameType
@@ -14,10 +14,11 @@ import torch
 
 import fxprune_passes
 
-_NOT_THE_MODEL = tuple(
-    os.path.join(os.path.dirname(os.path.abspath(file)), "")
-    for file in (torch.__file__, fxprune_passes.__file__, __file__)
-    if file
+_FOLDERS = (torch.__file__, fxprune_passes.__file__, __file__)
+_NOT_THE_MODEL = (
+    "<eval_with_key>",  # code that torch.fx writes
+    "<frozen ",
+    *(os.path.join(os.path.dirname(os.path.abspath(file)), "") for file in _FOLDERS if file),
 )
 
 
@@ -28,33 +29,41 @@ def call_model(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def current_line() -> str:
     """The line of the model that is running, as ``package/file.py:12``."""
-    return _innermost(_outwards(sys._getframe(1)))
+    frame = _running(sys._getframe(1))
+    return "" if frame is None else _line(frame.f_code, frame.f_lineno)
+
+
+def current_globals() -> dict[str, Any] | None:
+    """The globals of the model's function that is running; None if that is torch's own."""
+    frame = _running(sys._getframe(1))
+    return frame.f_globals if frame is not None and _is_model(frame.f_code) else None
 
 
 def failing_line(error: BaseException) -> str:
     """The line of the model that raised an exception, as ``package/file.py:12``; empty if it was not the model."""
     places = [(frame.f_code, number) for frame, number in walk_tb(error.__traceback__)]
     inside = [number for number, (code, _) in enumerate(places) if code is call_model.__code__]
-    return _innermost(reversed(places[inside[-1] + 1 :])) if inside else ""
+    places = places[inside[-1] + 1 :] if inside else []
+    own = [place for place in places if _is_model(place[0])]
+    return _line(*(own[-1] if own else places[0])) if places else ""
 
 
-def _outwards(frame: FrameType | None) -> Iterator[tuple[CodeType, int]]:
+def _running(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame of the model, or the outermost one of a model that is all torch's own."""
+    outermost = None
     while frame is not None and frame.f_code is not call_model.__code__:
-        yield frame.f_code, frame.f_lineno
-        frame = frame.f_back
+        if _is_model(frame.f_code):
+            return frame
+        outermost, frame = frame, frame.f_back
+    return outermost
 
 
-def _innermost(places: Iterable[tuple[CodeType, int]]) -> str:
-    """The first place outside torch and fxprune, or the last one, the forward of a model that is all torch's own."""
-    place = None
-    for place in places:
-        if _is_model(place[0]):
-            break
-    return f"{_shown(place[0].co_filename)}:{place[1]}" if place else ""
+def _line(code: CodeType, number: int) -> str:
+    return f"{_shown(code.co_filename)}:{number}"
 
 
 def _is_model(code: CodeType) -> bool:
-    return not code.co_filename.startswith(_NOT_THE_MODEL) and not code.co_filename.startswith("<")
+    return not code.co_filename.startswith(_NOT_THE_MODEL)
 
 
 @cache

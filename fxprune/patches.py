@@ -2,36 +2,82 @@
 
 from __future__ import annotations
 
-import builtins
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from fxprune.sizes import RecordedFloat, RecordedInt
+
+
+class _IntWhileRecording(type):
+    """Makes a class that passes for ``int``, but whose call leaves a recorded number recorded."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if args and isinstance(args[0], RecordedInt):
+            return args[0]
+        if args and isinstance(args[0], RecordedFloat):
+            return args[0].compute(int, args[0])
+        return int(*args, **kwargs)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, int)
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        return issubclass(kind, int)
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(int, name)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is int
+
+    def __hash__(cls) -> int:
+        return hash(int)
+
+
+class _Int(metaclass=_IntWhileRecording):
+    """``int`` for a module of the user's code."""
+
+
+def _len(value: Any) -> int:
+    """``len`` for a module of the user's code."""
+    return value.shape[0] if isinstance(value, Tensor) and value.dim() else len(value)
+
 
 @contextmanager
-def calls_seen(call_module: Callable[..., Any]) -> Iterator[None]:
-    """Let module calls arrive at ``call_module(original, module, args, kwargs)``, and ``len(tensor)`` at its shape.
+def conversions_seen(namespaces: Iterable[dict[str, Any]]) -> Iterator[None]:
+    """Let ``int(size)`` and ``len(tensor)`` in some modules give recorded numbers.
 
-    ``len`` itself would turn whatever ``Tensor.__len__`` returns into a plain int: most often, the batch size.
+    Python makes what ``__int__`` and ``__len__`` return a plain int, most often a batch size that becomes a literal.
+
+    Args:
+        namespaces: The globals of those modules.
     """
-    call, length = nn.Module.__call__, builtins.len
-
-    def patched_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return call_module(call, module, args, kwargs)
-
-    def patched_len(value: Any) -> int:
-        return value.shape[0] if isinstance(value, Tensor) and value.dim() else length(value)
-
-    patches = ((nn.Module, "__call__", patched_call, call), (builtins, "len", patched_len, length))
+    added = [(space, name) for space in namespaces for name in ("int", "len") if name not in space]
     try:
-        for owner, name, patched, _ in patches:
-            setattr(owner, name, patched)
+        for space, name in added:
+            space[name] = _Int if name == "int" else _len
         yield
     finally:
-        for owner, name, _, original in patches:
-            setattr(owner, name, original)
+        for space, name in added:
+            del space[name]
+
+
+@contextmanager
+def module_calls_seen(call_module: Callable[..., Any]) -> Iterator[None]:
+    """Let module calls arrive at ``call_module(original, module, args, kwargs)``."""
+    original = nn.Module.__call__
+
+    def patched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return call_module(original, module, args, kwargs)
+
+    setattr(nn.Module, "__call__", patched)  # noqa: B010 (a plain assignment is a type error)
+    try:
+        yield
+    finally:
+        setattr(nn.Module, "__call__", original)  # noqa: B010
 
 
 @contextmanager

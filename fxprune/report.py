@@ -103,7 +103,7 @@ class Report:
         wrong = self.first_wrong or Wrong("output", failed.note)
         first = f"compiled graph is wrong at {wrong.name!r}: {wrong.detail}."
         at = f"{wrong.module} {wrong.source}".strip()
-        raise VerifyError(explain(first, at=at, why=f"check failed: {failed.name} {failed.note}".strip()))
+        raise VerifyError(explain(first, at=at, why=": ".join(filter(None, (failed.name, failed.note)))))
 
 
 def _said(ok: bool | None) -> str:

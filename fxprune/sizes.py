@@ -227,4 +227,6 @@ def plain(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, RecordedSize):
         return torch.Size(map(_plain, value))
+    if isinstance(value, type) and value == int:  # noqa: E721 (what stands in for int equals it)
+        return int
     return value.plain() if isinstance(value, _Recorded) else value

@@ -136,6 +136,12 @@ def is_conversion(function: Callable[..., Any], args: tuple[Any, ...], kwargs: M
     return function in _CONVERSIONS and not any(isinstance(one, torch.memory_format) for one in values)
 
 
+def is_in_place(function: Callable[..., Any]) -> bool:
+    """Whether a function's name says that it changes its first argument, as those of ``Tensor.add_`` and others do."""
+    name = getattr(function, "__name__", "").partition(".")[0]
+    return name.endswith("_") and not name.endswith("__")
+
+
 def _opened(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, which does not hand itself to a torch function mode: the calls inside it arrive there."""
     assert isinstance(function, FunctionType)

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from fxprune.analysis import Analysis
 from fxprune.coded import Units, fill
 from fxprune.difference import difference
+from fxprune.origins import origin_of, reads_another
 from fxprune.plans import Plan
 from fxprune.report import Wrong
 from fxprune_passes.errors import CaptureError, FxPruneError, explain
@@ -84,7 +85,7 @@ class Trial:
                 expected[node.name] = _cut(value, self.analysis.propagation.axes[node], self.kept)
 
         def compare(node: fx.Node, value: Any) -> None:
-            origin = _origin(node)
+            origin = origin_of(node)
             if not found and origin in expected:
                 want = expected[origin]
                 error = difference(want, _tensors(value), floor=_ZERO_UP_TO_ROUNDING)
@@ -146,35 +147,9 @@ class Trial:
 
     def _wrong(self, node: fx.Node, detail: str) -> Wrong:
         target = f" (calls {node.target})" if node.op == "call_module" else ""
-        other = _reads_another(node, {one.name: one for one in self._graph.nodes})
-        name, place = _origin(node) or node.name, node.meta
+        other = reads_another(node, {one.name: one for one in self._graph.nodes})
+        name, place = origin_of(node) or node.name, node.meta
         return Wrong(f"{name}{target}", detail + other, str(place.get("module", "")), str(place.get("source", "")))
-
-
-def _origin(node: fx.Node) -> str:
-    """The original node that a node stands for, or nothing."""
-    return "output" if node.op == "output" else str(node.meta.get("origin", ""))
-
-
-def _reads_another(node: fx.Node, originals: Mapping[str, fx.Node]) -> str:
-    """Say if a node reads what its original does not: a node between them is gone."""
-    original = originals.get(_origin(node))
-    if original is None:
-        return ""
-    wanted = {one.name for one in original.all_input_nodes}
-    reads = _origins_read(node)
-    if not (extra := reads - wanted) or not (missing := wanted - reads):
-        return ""
-    return f"; it reads {', '.join(sorted(extra))} where the original reads {', '.join(sorted(missing))}"
-
-
-def _origins_read(node: fx.Node) -> set[str]:
-    """Original nodes behind a node's inputs, through nodes that the rewrite put between."""
-    result: set[str] = set()
-    for one in node.all_input_nodes:
-        origin = _origin(one)
-        result |= {origin} if origin else _origins_read(one)
-    return result
 
 
 def _cut(value: Any, axes: Any, kept: Kept) -> Any:

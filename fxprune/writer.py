@@ -5,12 +5,13 @@ from __future__ import annotations
 import enum
 import operator
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.frames import current_line
+from fxprune.frames import current_globals, current_line
 from fxprune.sizes import Recipe, RecordedFloat, RecordedInt, RecordedSize, map_values
 from fxprune_passes.errors import CaptureError, explain
 
@@ -27,12 +28,14 @@ class GraphWriter:
         graph: The graph so far.
         path: Dotted name of the module whose forward is running.
         baked: (line, what, value) of every recorded number that became a literal; a dict for its order.
+        converted: Globals of the functions in which Python made a recorded number a plain int, by id.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.graph = fx.Graph()
         self.path = ""
         self.baked: dict[tuple[str, str, float], None] = {}
+        self.converted: dict[int, dict[str, Any]] = {}
         self._reads: set[fx.Node] = set()
         self._computed: dict[Hashable, Recipe] = {}
         # By id; the tensor is kept alive, so that its id stays its own.
@@ -80,6 +83,8 @@ class GraphWriter:
     def bake(self, what: str, value: float) -> None:
         """Note a recorded number that becomes a literal."""
         self.baked[current_line(), what, value] = None
+        if what in ("int()", "len()") and (space := current_globals()) is not None:
+            self.converted[id(space)] = space
 
     def bind(self, value: Any, recipe: Recipe, mutated: Iterable[int] = ()) -> Any:
         """Say which node a value comes from.
@@ -147,6 +152,10 @@ class GraphWriter:
         self.bake("kept by the model", value)
         return value
 
+    def output(self, value: Any) -> None:
+        """Write what the model returns."""
+        self.graph.output(self.written(_writable(value)))
+
     def _get_attr(self, name: str) -> Recipe:
         return Recipe(self, lambda: self.write("get_attr", name))
 
@@ -170,6 +179,20 @@ def _literal(value: Any) -> Any:
     raise CaptureError(
         explain(f"an argument of type {type(value).__name__} cannot be written in a graph.", at=current_line())
     )
+
+
+def _writable(output: Any, *, in_dict: bool = False) -> Any:
+    """An output as fx can write it: a dataclass becomes a dict, and a named tuple inside a dict a plain tuple."""
+    if is_dataclass(output) and not isinstance(output, (dict, type)):
+        output = {one.name: getattr(output, one.name) for one in fields(output)}
+    if isinstance(output, dict):
+        return {key: _writable(one, in_dict=True) for key, one in output.items()}
+    if isinstance(output, (list, tuple)) and not isinstance(output, RecordedSize):
+        items = [_writable(one, in_dict=in_dict) for one in output]
+        if isinstance(output, tuple):
+            return type(output)(*items) if hasattr(output, "_fields") and not in_dict else tuple(items)
+        return items
+    return output
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -14,6 +14,7 @@ A ``Dim`` is a variable: :mod:`fxprune_passes.equations` binds it to another ter
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,15 +110,31 @@ def prod(factors: Sequence[Term]) -> Term:
 
 
 def take(base: Term, index: Sequence[int]) -> Term:
-    """Picked positions in normal form: never a Take of a Take, never the identity."""
+    """Picked positions in normal form: never a Take of a Take, no part that nothing is picked of, no identity."""
     base, index = resolve(base), tuple(index)
     if isinstance(base, Take):
         base, index = base.base, tuple(base.index[i] for i in index)
+    if isinstance(base, Cat):
+        used, index = _used(base, index)
+        if used.size < base.size:
+            return take(used, index)
     if index == tuple(range(base.size)):
         return base
     if frozen := freezing(base):
         return Dim(len(index), frozen)
     return Take(base, index, len(index))
+
+
+def _used(base: Cat, index: tuple[int, ...]) -> tuple[Term, tuple[int, ...]]:
+    """A join without the parts that ``index`` does not pick, and the index into what is left."""
+    picked, used, start = set(index), [], 0
+    place: dict[int, int] = {}
+    for part in base.parts:
+        inside = range(start, start := start + part.size)
+        if not picked.isdisjoint(inside):
+            place.update(zip(inside, itertools.count(len(place)), strict=False))
+            used.append(part)
+    return (base, index) if len(used) == len(base.parts) else (cat(used), tuple(place[i] for i in index))
 
 
 def resolve(term: Term) -> Term:

@@ -26,8 +26,7 @@ from fxprune_passes.axes import (
     resolve,
     take,
 )
-
-_Position = tuple[Dim, int]
+from fxprune_passes.positions import Position, classes_of, made_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class Equations:
         elif isinstance(b, Dim) and not frozen_b:
             self._bind(b, a)
         elif frozen := frozen_a or frozen_b:
-            self._freeze_like(b if frozen_a else a, frozen)
+            self._keep(b if frozen_a else a, frozen)
         elif isinstance(a, Prod) and isinstance(b, Prod):
             self._equate_products(a, b)
         elif isinstance(a, Cat) or isinstance(b, Cat):
@@ -88,22 +87,13 @@ class Equations:
             self._equate_positions(a, b)
 
     def split(self, term: Term, at: int) -> tuple[Term, Term]:
-        """Cut an axis into its first ``at`` positions and the rest."""
+        """Cut an axis into its first ``at`` positions and the rest; a part of width 1 stays, as any such axis."""
         term = resolve(term)
         if at <= 0 or at >= term.size:
             none = cat(())
             return (term, none) if at >= term.size else (none, term)
-        if isinstance(term, Dim):
-            return self._split_dim(term, at)
-        if isinstance(term, Cat):
-            return self._split_cat(term, at)
-        if isinstance(term, Prod):
-            inner = term.size // term.factors[0].size
-            if at % inner:
-                return self.split(self._as_take(term), at)
-            first, second = self.split(term.factors[0], at // inner)
-            return prod((first, *term.factors[1:])), prod((second, *term.factors[1:]))
-        return take(term.base, term.index[:at]), take(term.base, term.index[at:])
+        first, second = self._split(term, at)
+        return self._single(first), self._single(second)
 
     def slice(self, term: Term, start: int, stop: int) -> Term:
         """Positions ``start`` to ``stop`` of an axis."""
@@ -114,7 +104,7 @@ class Equations:
         index = tuple(index)
         if index and index == tuple(range(index[0], index[0] + len(index))):
             return self.slice(term, index[0], index[0] + len(index))
-        return take(term, index)
+        return self._single(take(term, index))
 
     def factor(self, term: Term, sizes: Sequence[int]) -> list[Term]:
         """See an axis as a product of axes of the given sizes (a reshape of one axis to many)."""
@@ -134,13 +124,39 @@ class Equations:
         dim.bound = term
         self.ties.append(Tie(dim, term, self.where))
 
-    def _freeze_like(self, term: Term, frozen: Frozen) -> None:
-        """Freeze every leaf of ``term`` for the reason that another axis is frozen, and record the tie."""
-        for leaf in leaves(term):
-            if leaf.frozen is None:
-                whole = Dim(leaf.size, frozen)
-                leaf.bound = whole
-                self.ties.append(Tie(leaf, whole, self.where))
+    def _keep(self, term: Term, frozen: Frozen) -> None:
+        """Tie every channel that ``term`` holds to one that stays, and no other."""
+        term = resolve(term)
+        if isinstance(term, Dim):
+            if term.frozen is None:
+                self._bind(term, Dim(term.size, frozen))
+        elif isinstance(term, Take):
+            if len(set(term.index)) == term.base.size:
+                self._keep(term.base, frozen)
+            else:
+                self._equate_positions(term, Dim(term.size, frozen))
+        else:
+            for part in term.parts if isinstance(term, Cat) else term.factors:
+                self._keep(part, frozen)
+
+    def _single(self, term: Term) -> Term:
+        """The axis; one of width 1 stays, since broadcasting reads it as a scalar."""
+        if term.size == 1 and not freezing(term):
+            self._keep(term, Frozen("axis of width 1", self.where))
+        return resolve(term)
+
+    def _split(self, term: Term, at: int) -> tuple[Term, Term]:
+        if isinstance(term, Dim):
+            return self._split_dim(term, at)
+        if isinstance(term, Cat):
+            return self._split_cat(term, at)
+        if isinstance(term, Take):
+            return take(term.base, term.index[:at]), take(term.base, term.index[at:])
+        inner = term.size // term.factors[0].size
+        if at % inner:
+            return self.split(self._as_take(term), at)
+        first, second = self.split(term.factors[0], at // inner)
+        return prod((first, *term.factors[1:])), prod((second, *term.factors[1:]))
 
     def _split_dim(self, dim: Dim, at: int) -> tuple[Term, Term]:
         if dim.frozen:
@@ -181,20 +197,20 @@ class Equations:
 
     def _as_take(self, term: Prod) -> Term:
         """Keep the widest factor that can be pruned, freeze the others, and say the product as a Take of it."""
-        free = [factor for factor in term.factors if not freezing(factor)]
+        free = [place for place, factor in enumerate(term.factors) if not freezing(factor)]
         if not free:
             frozen = freezing(term)
             assert frozen is not None
             return Dim(term.size, frozen)
-        widest = max(free, key=lambda factor: factor.size)
-        for factor in free:
-            if factor is not widest:
-                self.freeze(factor, "reshape that cuts across the axis")
-        number = next(i for i, factor in enumerate(term.factors) if factor is widest)
+        number = max(free, key=lambda place: term.factors[place].size)
+        for place in free:
+            if place != number:
+                self.freeze(term.factors[place], "reshape that cuts across the axis")
+        widest = term.factors[number]
         inner = math.prod(factor.size for factor in term.factors[number + 1 :])
         return take(widest, [position // inner % widest.size for position in range(term.size)])
 
-    def _positions(self, term: Term) -> list[_Position]:
+    def _positions(self, term: Term) -> list[Position]:
         """The leaf channel that each position of an axis is."""
         term = resolve(term)
         if isinstance(term, Dim):
@@ -208,9 +224,11 @@ class Equations:
 
     def _equate_positions(self, a: Term, b: Term) -> None:
         """Tie two axes position by position: channels that must agree become one channel of a new Dim."""
+        if made_of(a) == made_of(b):
+            return
         self._positions(a), self._positions(b)  # freezes what products must give up, before anything is read
         pairs = list(zip(self._positions(a), self._positions(b), strict=True))
-        classes = _classes(pairs)
+        classes = classes_of(pairs)
         dims = list(dict.fromkeys(dim for pair in pairs for dim, _ in pair))
         whole = {
             classes[dim, i]: dim.frozen for dim in dims if dim.frozen for i in range(dim.size) if (dim, i) in classes
@@ -222,9 +240,9 @@ class Equations:
     def _rebuild(
         self,
         dims: list[Dim],
-        classes: dict[_Position, _Position],
-        free: list[_Position],
-        whole: dict[_Position, Frozen | None],
+        classes: dict[Position, Position],
+        free: list[Position],
+        whole: dict[Position, Frozen | None],
     ) -> None:
         """Bind each Dim to its classes of channels; channels outside the equation stay on their own."""
         shared = self.dim(len(free)) if free else None
@@ -243,21 +261,3 @@ class Equations:
             places = {position: offset_alone + i for i, position in enumerate(alone)}
             index = [places[i] if root is None else number.get(root, offset_stuck) for i, root in enumerate(roots)]
             self._bind(dim, take(cat(parts), index))
-
-
-def _classes(pairs: Sequence[tuple[_Position, _Position]]) -> dict[_Position, _Position]:
-    """Union-find over leaf channels: each channel's representative."""
-    parent: dict[_Position, _Position] = {}
-
-    def root(position: _Position) -> _Position:
-        parent.setdefault(position, position)
-        while parent[position] != position:
-            parent[position] = parent[parent[position]]
-            position = parent[position]
-        return position
-
-    for a, b in pairs:
-        root_a, root_b = root(a), root(b)
-        if root_a != root_b:
-            parent[root_b] = root_a
-    return {position: root(position) for position in list(parent)}

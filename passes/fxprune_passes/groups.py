@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from tabulate import tabulate
 
-from fxprune_passes.axes import Axes, Cat, Dim, Frozen, Prod, Take, Term, Where, freezing, leaves, resolve, show
+from fxprune_passes.axes import Axes, Cat, Dim, Take, Term, Where, freezing, leaves, resolve, show
 from fxprune_passes.equations import Tie
 from fxprune_passes.errors import PlanError, explain
 
@@ -118,7 +118,7 @@ class ChannelGroups(Sequence[ChannelGroup]):
         self.frozen = [
             FrozenAxis(site.parameter, site.dim, site.axis.size, frozen.reason, frozen.where)
             for site in sites
-            if (frozen := freezing(site.axis)) and site.axis.size > 1 and not _is_geometry(frozen)
+            if (frozen := freezing(site.axis)) and site.axis.size > 1 and not _is_kernel(site)
         ]
 
     def __len__(self) -> int:
@@ -169,28 +169,33 @@ class ChannelGroups(Sequence[ChannelGroup]):
         """The axis that a module or parameter writes.
 
         Args:
-            member: A module (``"layer1.0.conv1"``), a parameter or a buffer (``"layer1.0.conv1.weight"``).
+            member: A module (``"layer1.0.conv1"``), a parameter or a buffer (``"layer1.0.conv1.weight"``), or one
+                dim of it (``"layer1.0.conv1.weight:1"``).
 
         Raises:
             PlanError: The name is unknown, holds several different axes, or is frozen.
         """
-        sites = [site for site in self._sites if member in (site.parameter, site.parameter.rpartition(".")[0])]
+        sites = [site for site in self._sites if _is_called(site, member)]
         if not sites:
             raise PlanError(self._unknown(member))
-        free = [site for site in sites if not freezing(site.axis)]
+        written = [site for site in sites if not site.reads and not _is_kernel(site)] or sites
+        free = [site for site in written if not freezing(site.axis)]
         if not free:
-            raise PlanError(self._frozen(member, sites))
-        free = [site for site in free if not site.reads] or free
+            raise PlanError(self._frozen(member, written))
         axes = list(dict.fromkeys(resolve(site.axis) for site in free))
         shown = {self.show(axis) for axis in axes}
         if len(shown) > 1:
             first = f"{member!r} writes {len(shown)} different axes, expected one."
             at = "\n".join(f"{site}: {self.show(site.axis)}" for site in free)
-            raise PlanError(explain(first, at=at, mend="name a parameter or a channel group"))
+            mend = f"name a parameter and its dim, {free[0].parameter + ':' + str(free[0].dim)!r}, or a channel group"
+            raise PlanError(explain(first, at=at, mend=mend))
         return axes[0]
 
     def _unknown(self, member: str) -> str:
-        first = f"no module, parameter or channel group is called {member!r}."
+        if any(site.parameter.startswith(f"{member}.") for site in self._sites):
+            first = f"{member!r} holds several modules, expected one module, parameter or channel group."
+        else:
+            first = f"no module, parameter or channel group is called {member!r}."
         known = {site.parameter.rpartition(".")[0] for site in self._sites} | set(self._by_name)
         close = [name for name in sorted(known) if member.rpartition(".")[2] in name or name in member][:5]
         return explain(
@@ -215,8 +220,13 @@ class ChannelGroups(Sequence[ChannelGroup]):
         return [*steps, *([f"frozen by {frozen.where}: {frozen.reason}"] if frozen else [])]
 
 
-def _is_geometry(frozen: Frozen) -> bool:
-    return frozen.reason in ("kernel size",)
+def _is_called(site: Site, member: str) -> bool:
+    return member in (site.parameter, site.parameter.rpartition(".")[0], f"{site.parameter}:{site.dim}")
+
+
+def _is_kernel(site: Site) -> bool:
+    frozen = freezing(site.axis)
+    return frozen is not None and frozen.reason == "kernel size"
 
 
 def _members(group: ChannelGroup) -> str:
@@ -258,8 +268,3 @@ def _named(dim: Dim, sites: Sequence[Site], taken: set[str]) -> ChannelGroup:
         unique, number = f"{name}#{number}", number + 1
     taken.add(unique)
     return ChannelGroup(unique, dim.size, tuple(sites), dim)
-
-
-def is_product(term: Term) -> bool:
-    """Whether an axis is a product of several prunable factors."""
-    return isinstance(resolve(term), Prod)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fxprune_passes.axes import Axes, Term, Where
 from fxprune_passes.equations import Equations
 from fxprune_passes.errors import CaptureError, explain
+from fxprune_passes.mend import knows_statistics, opaque
 from fxprune_passes.rules import Op, find, is_pointwise
 
 _KNOWN_VALUES_UP_TO = 1 << 16  # elements of an index vector that is followed by value
-Opaque = Callable[[fx.Node, Mapping[str, nn.Module]], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class Propagation:
     operations: dict[fx.Node, list[Operation]] = field(default_factory=dict)
     statistics: dict[fx.Node, list[Term]] = field(default_factory=dict)
     readers: set[int] = field(default_factory=set)
+    writers: set[int] = field(default_factory=set)
     constants: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
 
 
@@ -54,7 +55,6 @@ def propagate(
     fake_mode: FakeTensorMode,
     values: Mapping[str, torch.Tensor],
     *,
-    opaque: Opaque,
     freeze_outputs: bool = True,
 ) -> Propagation:
     """Solve every op's axis equations.
@@ -64,7 +64,6 @@ def propagate(
         inputs: A fake tensor or plain value for each placeholder.
         fake_mode: The mode that made them.
         values: The real tensors by name; integer ones are followed by value where they index an axis.
-        opaque: Says why a node's inside must not be looked at, or None.
         freeze_outputs: Keep the model's outputs whole.
 
     Returns:
@@ -74,7 +73,7 @@ def propagate(
         CaptureError: The graph does not run on these inputs.
     """
     result = Propagation(graph_module, fake_mode)
-    interpreter = _Interpreter(result, values, opaque)
+    interpreter = _Interpreter(result, values)
     with quiet_run(fake_mode):
         interpreter.run_graph(inputs)
     if freeze_outputs:
@@ -164,6 +163,8 @@ class _Ledger(TorchDispatchMode):
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func.overloadpacket in _ONE_DTYPE:
+            _check_dtypes(args)
         out = func(*args, **kwargs)
         outputs = [one for one in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(one, torch.Tensor)]
         if outputs:
@@ -201,10 +202,18 @@ class _Ledger(TorchDispatchMode):
         results = stated if isinstance(stated, list) else [stated]
         if [tuple(axis.size for axis in axes) for axes in results[: len(shapes)]] != shapes[: len(results)]:
             return self._freeze_all(op, args, kwargs, "rule does not cover this call (shape)")
-        self.result.readers.update(map(id, op.contracted))
+        self._note_uses(func, op, [args, kwargs])
         self.statistics += op.statistics
         rest = [tuple(self.equations.fixed(size, "side output") for size in shape) for shape in shapes[len(results) :]]
         return results[: len(shapes)] + rest
+
+    def _note_uses(self, func: OpOverload, op: Op, arguments: Any) -> None:
+        """Tell a weight's axes that this op sums over from those that it uses in any other way."""
+        read = set(map(id, op.contracted))
+        self.result.readers |= read
+        if not func.is_view:
+            weights = (axes for axes in flat_axes(arguments) if id(axes) in self._weights)
+            self.result.writers.update(id(axis) for axes in weights for axis in axes if id(axis) not in read)
 
     def _freeze_all(self, op: Op, args: list[Any], kwargs: dict[str, Any], reason: str) -> list[Axes]:
         for axes in flat_axes([args, kwargs]):
@@ -225,6 +234,17 @@ class _Ledger(TorchDispatchMode):
             real = [self._known[id(one)] if isinstance(one, tuple) else one for one in args]
             value = func(*real, **{**kwargs, "device": "cpu"}) if "device" in kwargs else func(*real, **kwargs)
         self._known[id(self.axes(out))] = value
+
+
+# Fake kernels of these accept operands of different dtypes, real ones do not (torch 2.15).
+_ONE_DTYPE = frozenset(getattr(torch.ops.aten, name) for name in ("convolution", "mm", "addmm", "bmm", "baddbmm", "mv"))
+
+
+def _check_dtypes(args: Any) -> None:
+    tensors = [one for one in args if isinstance(one, torch.Tensor)]
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        shown = " and ".join(str(tensor.dtype).removeprefix("torch.") for tensor in tensors[:2])
+        raise TypeError(f"expected operands of one dtype, got {shown}")
 
 
 _RESHAPED_IN_PLACE = frozenset(
@@ -274,11 +294,10 @@ def _is_index(value: Any) -> TypeGuard[torch.Tensor]:
 class _Interpreter(fx.Interpreter):
     """Runs the graph node by node under the ledger."""
 
-    def __init__(self, result: Propagation, values: Mapping[str, torch.Tensor], opaque: Opaque) -> None:
+    def __init__(self, result: Propagation, values: Mapping[str, torch.Tensor]) -> None:
         super().__init__(result.graph_module, garbage_collect_values=False)
         self.result = result
         self.real = values
-        self.opaque = opaque
         self.ledger = _Ledger(result)
         self.modules = dict(result.graph_module.named_modules())
         self._learn_parameters()
@@ -333,7 +352,10 @@ class _Interpreter(fx.Interpreter):
         self.result.operations[node] = self.ledger.operations
         if self.ledger.statistics:
             self.result.statistics[node] = self.ledger.statistics
-        if reason := self.opaque(node, self.modules):
+            if not knows_statistics(node, self.modules):
+                for axis in self.ledger.statistics:
+                    self.result.equations.freeze(axis, "a mean or variance inside it runs over the axis")
+        if reason := opaque(node, self.modules):
             self._freeze_around(node, value, where, reason)
         return value
 
@@ -360,6 +382,6 @@ class _Interpreter(fx.Interpreter):
 
 
 def _does_not_run(node: fx.Node, where: Where, error: Exception) -> str:
-    shown = str(error).strip().splitlines()
-    first = f"{node.format_node() or node.name} does not run on the example inputs: {shown[0] if shown else error!r}"
+    shown = str(error).strip().strip("'").splitlines()
+    first = f"the model does not run on the example inputs: {node.name}: {shown[0] if shown else repr(error)}"
     return explain(first, at=str(where), mend="check the rank, the shape and the dtype of the example inputs")

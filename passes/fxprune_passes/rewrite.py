@@ -11,26 +11,10 @@ from torch import fx, nn
 
 from fxprune_passes.emit import Emitter
 from fxprune_passes.kept import Kept
-from fxprune_passes.mend import FULL, MENDS, MODULES, Call, Scalars, Source, opaque_module
+from fxprune_passes.mend import FULL, MENDS, MODULES, Call, Scalars, Source
 from fxprune_passes.propagate import Propagation
 from fxprune_passes.scalars import changes, is_scalar, write_scalar
 from fxprune_passes.vanish import EMPTY, Vanish, is_empty, refusal
-
-_PLAIN = ("torch", "_operator", "operator", "math", "builtins")
-
-
-def opaque(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
-    """Why a node's inside cannot be rewritten, or None."""
-    if node.op == "call_module":
-        return opaque_module(modules[str(node.target)])
-    if node.op == "call_function":
-        home = (getattr(node.target, "__module__", None) or "torch").split(".")[0]
-        name = getattr(node.target, "__name__", str(node.target))
-        if home not in _PLAIN:
-            return f"{name} is a function of its own, not traced into"
-        if name == "multi_head_attention_forward":
-            return "multi_head_attention_forward is rewritten whole or not at all"
-    return None
 
 
 def rewrite(

@@ -48,7 +48,7 @@ def check_shapes(propagation: Propagation, small: fx.GraphModule, kept: Kept, in
     """
     nodes = propagation.graph_module.graph.nodes
     expected = {node.name: _Expected(node, _shapes(propagation.axes[node], kept)) for node in nodes}
-    interpreter = _Checker(shadow_graph(small, propagation.fake_mode), propagation, expected)
+    interpreter = _Checker(shadow(_tree(small), propagation.fake_mode), small.graph, propagation, expected)
     names = [str(node.target) for node in small.graph.nodes if node.op == "placeholder"]
     defaults = {str(node.target): node.args[0] for node in small.graph.nodes if node.op == "placeholder" and node.args}
     with quiet_run(propagation.fake_mode):
@@ -72,12 +72,6 @@ def _shapes(axes: Any, kept: Kept) -> Any:
     if isinstance(axes, dict):
         return {key: _shapes(one, kept) for key, one in axes.items()}
     return None
-
-
-def shadow_graph(small: fx.GraphModule, fake_mode: FakeTensorMode) -> fx.GraphModule:
-    """The same graph over fake copies of its tensors."""
-    root = shadow(_tree(small), fake_mode)
-    return fx.GraphModule(root, small.graph)
 
 
 def _tree(small: fx.GraphModule) -> nn.Module:
@@ -106,8 +100,10 @@ class _Recorder(TorchDispatchMode):
 class _Checker(fx.Interpreter):
     """Runs the new graph and stops at the first node that is not as predicted."""
 
-    def __init__(self, module: fx.GraphModule, propagation: Propagation, expected: Mapping[str, _Expected]) -> None:
-        super().__init__(module, garbage_collect_values=False)
+    def __init__(
+        self, root: nn.Module, graph: fx.Graph, propagation: Propagation, expected: Mapping[str, _Expected]
+    ) -> None:
+        super().__init__(root, garbage_collect_values=False, graph=graph)
         self.propagation = propagation
         self.expected = expected
 

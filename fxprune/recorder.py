@@ -1,0 +1,185 @@
+"""The torch function mode under which a model runs while it is recorded: each call it sees becomes a node."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+
+from fxprune.frames import call_model, current_line
+from fxprune.patches import module_calls_seen
+from fxprune.sizes import Recipe, RecordedInt, RecordedSize, map_values, plain
+from fxprune.spelling import (
+    ASSERTIONS,
+    OPENED,
+    SIZE_READS,
+    Call,
+    attribute,
+    is_conversion,
+    is_in_place,
+    spell,
+)
+from fxprune.writer import GraphWriter
+from fxprune_passes.errors import CaptureError, explain
+
+
+class Recorder(TorchFunctionMode):
+    """Sees every torch function and every module that is called, runs it, and has a node written for it."""
+
+    def __init__(self, model: nn.Module, is_leaf: Callable[[nn.Module, str], bool]) -> None:
+        super().__init__()
+        self.writer = GraphWriter(model)
+        self.is_leaf = is_leaf
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._own = {id(module): _tensors_of(module) for module in model.modules()}
+        self._inside = False  # a node, where nothing is recorded
+        self._effects: set[fx.Node] = set()  # nodes that stay even if nobody reads them
+
+    def run(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record one call of the model, from its inputs to its output."""
+        args, kwargs = self._inputs(inspect.signature(model.forward), args, kwargs)
+        with module_calls_seen(self._call_module), self:
+            output = call_model(model.forward, *args, **kwargs)
+        self.writer.output(output)
+
+    def finish(self, model: nn.Module) -> fx.GraphModule:
+        """The graph without its dead nodes, over the model."""
+        graph = self.writer.graph
+        graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or node in self._effects)
+        graph_module = fx.GraphModule(model, graph, class_name=type(model).__name__)
+        graph.lint()
+        graph_module.meta["baked"] = list(self.writer.baked)
+        return graph_module
+
+    def _inputs(
+        self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Write a placeholder for each argument that holds a tensor; those of ``*args`` are named ``args_0``, ..."""
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            kind = signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                bound.arguments[name] = tuple(self._input(f"{name}_{i}", one) for i, one in enumerate(value))
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                bound.arguments[name] = {key: self._input(key, one) for key, one in value.items()}
+            else:
+                bound.arguments[name] = self._input(name, value)
+        return bound.args, bound.kwargs
+
+    def _input(self, name: str, value: Any) -> Any:
+        if not tensors_in(value):
+            return value
+        node = self.writer.write("placeholder", name, where=("", ""))
+        return self.writer.bind(value, Recipe(self.writer, lambda: node))
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a torch function that the model calls, and record it."""
+        kwargs = kwargs or {}
+        if self._inside:
+            return func(*args, **kwargs)
+        if func in SIZE_READS:
+            return self._size(func, args, kwargs)
+        if func in OPENED:
+            with self:
+                return OPENED[func](*args, **kwargs)
+        if func in ASSERTIONS and tensors_in(args):  # not run: fake tensors have no values
+            self._effects.add(self.writer.write("call_function", func, args, kwargs))
+            return None
+        if attribute(func, "__set__") in ("data", "grad"):
+            raise CaptureError(explain("the model assigns to a tensor's .data or .grad.", at=current_line()))
+        result = self._node(
+            lambda: func(*plain(args), **plain(kwargs)),
+            spell(func, args, kwargs),
+            changed=tensors_in(args[:1]) if is_in_place(func) else [],
+            needless=is_conversion(func, args, kwargs) or attribute(func) is not None,
+        )
+        if func is Tensor.__len__:
+            self.writer.bake("len()", result)
+        return result
+
+    def _size(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A read of sizes, which is written if somebody uses it."""
+        args, kwargs = plain(args), plain(kwargs)
+        op, target, (tensor, *rest), named = spell(func, args, kwargs)
+        writer, value = self.writer, func(*args, **kwargs)
+        recipe = writer.read(writer.recipe(tensor), op, target, *rest, *named.values())
+        if isinstance(value, int):
+            return RecordedInt(value, recipe)
+        items = (
+            RecordedInt(size, writer.read(recipe, "call_function", operator.getitem, dim))
+            for dim, size in enumerate(value)
+        )
+        return RecordedSize(items, recipe)
+
+    def _call_module(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        path = self._paths.get(id(module))
+        if path is None or self._inside:
+            return original(module, *args, **kwargs)
+        # A module whose parameters were exchanged for others (torch.func.functional_call) is no call of what it was.
+        if self.is_leaf(module, path) and self._own[id(module)] == _tensors_of(module):
+            call: Call = ("call_module", path, args, kwargs)
+            buffers = list(module.buffers())
+            return self._node(lambda: original(module, *plain(args), **plain(kwargs)), call, watched=buffers)
+        caller, self.writer.path = self.writer.path, path
+        try:
+            return original(module, *args, **kwargs)
+        finally:
+            self.writer.path = caller
+
+    def _node(
+        self,
+        run: Callable[[], Any],
+        call: Call,
+        *,
+        watched: Iterable[Tensor] = (),
+        changed: Iterable[Tensor] = (),
+        needless: bool = False,
+    ) -> Any:
+        """Run a call and write its node, unless it neither gives a tensor nor changes one.
+
+        Args:
+            run: Makes the call on plain numbers.
+            call: How it is written.
+            watched: Tensors that it may change besides its arguments.
+            changed: Tensors that it changes in any case.
+            needless: Write nothing if the call returns its first argument.
+        """
+        tensors = tensors_in(call[2:])
+        for tensor in tensors:
+            self.writer.recipe(tensor)
+        with self._one_node():
+            before = [(tensor, tensor._version) for tensor in (*tensors, *watched)]
+            result = run()
+            mutated = {id(tensor) for tensor, version in before if tensor._version != version} | set(map(id, changed))
+            if not mutated and (not tensors_in(result) or (needless and result is call[2][0])):
+                return result
+            node = self.writer.write(*call)
+            if mutated:
+                self._effects.add(node)
+            return self.writer.bind(result, Recipe(self.writer, lambda: node), mutated)
+
+    @contextmanager
+    def _one_node(self) -> Iterator[None]:
+        self._inside = True
+        try:
+            yield
+        finally:
+            self._inside = False
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in nested tuples, lists and dicts."""
+    found: list[Tensor] = []
+    map_values(value, lambda one: found.append(one) if isinstance(one, Tensor) else None)
+    return found
+
+
+def _tensors_of(module: nn.Module) -> list[int]:
+    return [id(tensor) for tensor in (*module.parameters(), *module.buffers())]

@@ -1,0 +1,37 @@
+"""The README says what is so: its example prints what it shows, its names and commands exist."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import fxprune
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_example_prints_what_is_shown() -> None:
+    (_, code), (_, shown) = BLOCKS[:2]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {})
+    assert printed.getvalue() == shown
+
+
+def test_every_name_exists() -> None:
+    for name in re.findall(r"\bfxprune\.([A-Za-z_]+)\(", README):
+        assert hasattr(fxprune, name), name
+    for path in re.findall(r"`((?:tools|tests|passes)/[\w/.]*)`", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_two_commands_set_everything_up() -> None:
+    commands = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines() if "pip" in line]
+    assert len(commands) == 2
+    run, test = (command.partition("#")[0].strip() for command in commands)
+    assert run.endswith("&& fxprune demo")
+    assert test in (ROOT / ".ci" / "run").read_text()
