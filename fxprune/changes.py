@@ -14,7 +14,7 @@ from torch import fx, nn
 from fxprune.analysis import Analysis
 from fxprune_passes.errors import VerifyError, explain
 from fxprune_passes.propagate import quiet_run
-from fxprune_passes.verify import shadow_graph
+from fxprune_passes.verify import shadow
 
 KINDS = ("unchanged", "sliced", "mended", "new", "removed")
 
@@ -176,7 +176,7 @@ def _tensors(module: nn.Module) -> list[torch.Tensor]:
 def _run(analysis: Analysis, small: fx.GraphModule) -> Mapping[fx.Node, Any]:
     """The value of every node of the compiled graph, on fake tensors."""
     inputs = analysis.capture.inputs
-    root = shadow_graph(small, analysis.capture.fake_mode)
+    root = shadow(small, analysis.capture.fake_mode)
     interpreter = fx.Interpreter(root, garbage_collect_values=False, graph=small.graph)
     arguments = [
         inputs[str(node.target)] if str(node.target) in inputs else node.args[0]

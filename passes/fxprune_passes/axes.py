@@ -100,22 +100,22 @@ def cat(parts: Sequence[Term]) -> Term:
 
 
 def prod(factors: Sequence[Term]) -> Term:
-    """Product in normal form: flat, without units."""
+    """Product in normal form: flat, without units that stay."""
     flat: list[Term] = []
     for factor in map(resolve, factors):
         flat.extend(factor.factors if isinstance(factor, Prod) else (factor,))
-    units = [factor for factor in flat if factor.size == 1]
-    flat = [factor for factor in flat if factor.size != 1] or units[:1]
+    units = [factor for factor in flat if factor.size == 1 and freezing(factor)]
+    flat = [factor for factor in flat if factor not in units] or units[:1]
     return flat[0] if len(flat) == 1 else Prod(tuple(flat), math.prod(factor.size for factor in flat))
 
 
 def take(base: Term, index: Sequence[int]) -> Term:
-    """Picked positions in normal form: never a Take of a Take, no part that nothing is picked of, no identity."""
+    """Picked positions in normal form: of what is picked at all, never a Take of a Take, never the identity."""
     base, index = resolve(base), tuple(index)
     if isinstance(base, Take):
         base, index = base.base, tuple(base.index[i] for i in index)
-    if isinstance(base, Cat):
-        used, index = _used(base, index)
+    if isinstance(base, (Cat, Prod)):
+        used, index = _used_parts(base, index) if isinstance(base, Cat) else _used_factors(base, index)
         if used.size < base.size:
             return take(used, index)
     if index == tuple(range(base.size)):
@@ -125,8 +125,8 @@ def take(base: Term, index: Sequence[int]) -> Term:
     return Take(base, index, len(index))
 
 
-def _used(base: Cat, index: tuple[int, ...]) -> tuple[Term, tuple[int, ...]]:
-    """A join without the parts that ``index`` does not pick, and the index into what is left."""
+def _used_parts(base: Cat, index: Sequence[int]) -> tuple[Term, tuple[int, ...]]:
+    """A join without the parts that ``index`` does not pick from, and the index into what is left."""
     picked, used, start = set(index), [], 0
     place: dict[int, int] = {}
     for part in base.parts:
@@ -134,7 +134,20 @@ def _used(base: Cat, index: tuple[int, ...]) -> tuple[Term, tuple[int, ...]]:
         if not picked.isdisjoint(inside):
             place.update(zip(inside, itertools.count(len(place)), strict=False))
             used.append(part)
-    return (base, index) if len(used) == len(base.parts) else (cat(used), tuple(place[i] for i in index))
+    return cat(used), tuple(place[i] for i in index)
+
+
+def _used_factors(base: Prod, index: Sequence[int]) -> tuple[Term, tuple[int, ...]]:
+    """A product of the positions of each factor that ``index`` picks from, and the index into it."""
+    used: list[Term] = []
+    result, inner = [0] * len(index), base.size
+    for factor in base.factors:
+        inner //= factor.size
+        places = [position // inner % factor.size for position in index]
+        rank = {place: number for number, place in enumerate(sorted(set(places)))}
+        used.append(take(factor, tuple(rank)))
+        result = [outer * len(rank) + rank[place] for outer, place in zip(result, places, strict=True)]
+    return prod(used), tuple(result)
 
 
 def resolve(term: Term) -> Term:

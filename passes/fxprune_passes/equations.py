@@ -237,6 +237,10 @@ class Equations:
         free = [root for root in free if root not in whole]
         self._rebuild([dim for dim in dims if not dim.frozen], classes, free, whole)
 
+    def _shared(self, size: int) -> Dim:
+        """The channels that an equation leaves of several axes; where it leaves one, that one stays."""
+        return self.dim(size) if size > 1 else self.fixed(1, "all of its channels go together")
+
     def _rebuild(
         self,
         dims: list[Dim],
@@ -245,7 +249,7 @@ class Equations:
         whole: dict[Position, Frozen | None],
     ) -> None:
         """Bind each Dim to its classes of channels; channels outside the equation stay on their own."""
-        shared = self.dim(len(free)) if free else None
+        shared = self._shared(len(free)) if free else None
         number = {root: i for i, root in enumerate(free)}
         for dim in dims:
             roots = [classes.get((dim, i)) for i in range(dim.size)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fxprune_passes.rules.registry import Op, Result, optional, rule
+from fxprune_passes.rules.registry import Op, Result, rule
 
 aten = torch.ops.aten
 
@@ -20,9 +20,6 @@ aten = torch.ops.aten
     aten.new_ones,
     aten.new_full,
     aten.new_empty,
-    aten.empty_strided,
-    aten.new_empty_strided,
-    *optional("empty_permuted"),
 )
 def uniform(op: Op, *args: Any, **kwargs: Any) -> Result:
     """() -> (A, B, ..): one value everywhere, so any part of it can go."""

@@ -9,19 +9,19 @@ import torch
 
 from fxprune_passes.axes import Axes, Term, cat, prod
 from fxprune_passes.rules.pointwise import replace
-from fxprune_passes.rules.registry import Op, Result, optional, rule
+from fxprune_passes.rules.registry import Op, Result, rule
 
 aten = torch.ops.aten
 
 
-@rule(aten.slice, *optional("slice_copy"))
+@rule(aten.slice)
 def slice_(op: Op, x: Axes, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Result:
     """(.., C, ..) -> (.., C[start:end:step], ..)."""
     index = range(x[dim].size)[slice(start, end, step)]
     return replace(x, dim, op.equations.take(x[dim], index))
 
 
-@rule(aten.select, *optional("select_copy"))
+@rule(aten.select)
 def select(op: Op, x: Axes, dim: int, index: int) -> Result:
     """(.., C, ..) -> (..): the axis is read at one place."""
     op.freeze([x[dim]], "read at a fixed place")
@@ -129,18 +129,14 @@ def index(op: Op, x: Axes, indices: Sequence[Axes | None]) -> Result:
     assert one is not None
     if len(used) == 1 and len(one) == 1 and len(op.shape) == len(x):
         return replace(x, used[0], _picked(op, x[used[0]], one))
-    op.freeze((x[dim] for dim in used if dim < len(x)), "read by index tensors")
-    if used == list(range(used[0], used[-1] + 1)) and all(_is_plain(x, dim) for dim in used):
-        new = len(op.shape) - (len(x) - len(used))
-        middle = tuple(op.fixed(size, "index tensor") for size in op.shape[used[0] : used[0] + new])
-        if new >= 0:
-            return (*x[: used[0]], *middle, *x[used[-1] + 1 :])
-    op.freeze(x, "read by index tensors")
-    return tuple(op.fixed(size, "read by index tensors") for size in op.shape)
-
-
-def _is_plain(x: Axes, dim: int) -> bool:
-    return dim < len(x)
+    op.freeze((axis for one in indices if one is not None for axis in one), "index tensor")
+    op.freeze((x[dim] for dim in used), "read by index tensors")
+    new = len(op.shape) - (len(x) - len(used))
+    together = used == list(range(used[0], used[-1] + 1))  # index tensors that are apart give the first axes
+    place = used[0] if together else 0
+    middle = tuple(op.fixed(size, "index tensor") for size in op.shape[place : place + new])
+    rest = [axis for dim, axis in enumerate(x) if dim not in used]
+    return (*rest[:place], *middle, *rest[place:])
 
 
 @rule(aten.gather)

@@ -23,11 +23,13 @@ aten = torch.ops.aten
     *optional("_batch_norm_no_update"),
 )
 def batch_norm(op: Op, x: Axes, *args: Any, **kwargs: Any) -> Result:
-    """(N, C, ..), four of (C,) -> (N, C, ..): every channel on its own."""
+    """(N, C, ..), four of (C,) -> (N, C, ..), (C,), ..: every channel on its own."""
     for one in args:
         if isinstance(one, tuple):
             op.equal(x[1], one[0])
-    return [x]
+    if "with_update" in op.name or any(one is True for one in args):
+        op.freeze((x[0], *x[2:]), "a statistic of the batch runs over it")
+    return [x, *((x[1],) for shape in op.shapes[1:] if shape == (x[1].size,))]
 
 
 @rule(aten.native_layer_norm)
@@ -61,6 +63,7 @@ def group_norm(
     """(N, G*C, ..), (G*C,), (G*C,) -> (N, G*C, ..): statistics over C and the spatial axes of each group."""
     groups, width = op.equations.factor(x[1], (group, c // group))
     op.statistic([width])
+    op.freeze(x[2:], "a statistic of every group runs over it")
     for one in (weight, bias):
         if one is not None:
             op.equal(x[1], one[0])

@@ -48,5 +48,5 @@ def max_unpool(op: Op, x: Axes, indices: Axes, output_size: Sequence[int], *args
 @rule(aten.grid_sampler_2d, aten.grid_sampler_3d)
 def grid_sample(op: Op, x: Axes, grid: Axes, *args: Any) -> Result:
     """(N, C, H, W), (N, H', W', 2) -> (N, C, H', W')."""
-    op.freeze((*x[2:], *grid), "spatial axis")
+    op.freeze((*x[2:], *grid[1:]), "spatial axis")
     return (op.equal(x[0], grid[0]), x[1], *op.spatial(op.shape[2:]))

@@ -15,7 +15,7 @@ from fxprune_passes.rules.registry import Op, Result, optional, rule
 aten = torch.ops.aten
 
 
-@rule(aten.view.default, aten.reshape, aten._unsafe_view, aten._reshape_alias, *optional("_reshape_copy"))
+@rule(aten.view.default, aten.reshape, aten._unsafe_view)
 def view(op: Op, x: Axes, *args: Any) -> Result:
     """(A, B*C, D, ..) -> (A*B, C, D, ..): pair the smallest runs of axes with equal products."""
     result: list[Term] = []
@@ -88,7 +88,7 @@ def t(op: Op, x: Axes) -> Result:
     return tuple(reversed(x))
 
 
-@rule(aten.expand, *optional("expand_copy"))
+@rule(aten.expand)
 def expand(op: Op, x: Axes, size: Sequence[int], *, implicit: bool = False) -> Result:
     """(1, C) -> (A, n, C): axes that repeat one value are free."""
     new = len(op.shape) - len(x)

@@ -1,0 +1,10 @@
+"""One row or more for every registered rule, by family."""
+
+from __future__ import annotations
+
+from one_op import Case
+
+from . import contraction, factories, movement, normalization, pointwise, pooling, reduction, views
+
+FAMILIES = (contraction, factories, movement, normalization, pointwise, pooling, reduction, views)
+CASES: tuple[Case, ...] = tuple(case for family in FAMILIES for case in family.CASES)

@@ -1,0 +1,45 @@
+"""Cases of pointwise ops: the tagged ones follow one rule, of which a few stand for all."""
+
+import torch
+import torch.nn.functional as F
+from one_op import Case
+
+CASES = (
+    Case("add", "nc nc", torch.add),
+    Case("add: broadcast on both sides", "n1 c", torch.add),
+    Case("mul: another rank", "nchw c11", torch.mul),
+    Case("where", "nc nc", lambda x, y: torch.where(x > 0, x, y)),
+    Case("addcmul", "nc c nc", torch.addcmul),
+    Case("lerp", "nc nc c", torch.lerp),
+    Case("clamp between tensors", "nc c c", lambda x, a, b: torch.clamp(x, a, b)),
+    Case("cos", "nc", torch.cos),
+    Case("relu_", "nc", lambda x: x.clone().relu_()),
+    Case("masked_fill", "nc", lambda x, m: x.masked_fill(m, 0.5), constants=(torch.arange(32).view(4, 8) % 3 == 0,)),
+    Case("bitwise_not", "nc", lambda x: ~(x > 0)),
+    Case("_to_copy", "nc", lambda x: x.to(torch.float32)),
+    Case("alias", "nc", torch.ops.aten.alias),
+    Case("bernoulli", "nc", torch.bernoulli, positive=True),
+    Case("bernoulli_", "nc", lambda x: x.clone().bernoulli_(0.3)),
+    Case("clone", "nc", torch.clone),
+    Case("copy_", "nc c", lambda x, y: x.clone().copy_(y)),
+    Case("detach", "nc", lambda x: x.detach()),
+    Case("detach_", "nc", lambda x: x.clone().detach_()),
+    Case("fill_", "nc", lambda x: x.clone().fill_(0.3)),
+    Case("hardswish", "nc", F.hardswish),
+    Case("hardswish_", "nc", lambda x: F.hardswish(x.clone(), inplace=True)),
+    Case("leaky_relu_", "nc", lambda x: F.leaky_relu_(x.clone(), 0.2)),
+    Case("lift_fresh", "nc", lambda x: x * torch.tensor(0.3, dtype=torch.float64)),
+    Case("normal_", "nc", lambda x: x.clone().normal_()),
+    Case("uniform_", "nc", lambda x: x.clone().uniform_()),
+    Case("zero_", "nc", lambda x: x.clone().zero_()),
+    Case("rrelu_with_noise", "nc", lambda x: F.rrelu(x, training=True)),
+    Case("_prelu_kernel", "nchw c", F.prelu),
+    Case("native_dropout", "nc", lambda x: F.dropout(x, 0.4, training=True)),
+    Case("glu", "ne", lambda x: F.glu(x, 1)),
+    Case("zeros_like", "nc", torch.zeros_like),
+    Case("ones_like", "nc", torch.ones_like),
+    Case("full_like", "nc", lambda x: torch.full_like(x, 0.3)),
+    Case("empty_like", "nc", lambda x: torch.empty_like(x).fill_(0.3)),
+    Case("rand_like", "nc", torch.rand_like),
+    Case("randn_like", "nc", torch.randn_like),
+)

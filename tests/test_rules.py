@@ -1,0 +1,37 @@
+"""Every registered rule: the op on what is kept = the kept part of the op on the original with zeros for the rest."""
+
+from __future__ import annotations
+
+import pytest
+from one_op import CHOICES, Case, analysed, assert_axes, assert_law, failures, takes_statistics
+from rule_cases import CASES
+from torch._ops import OpOverload
+
+from fxprune_passes.rules import RULES
+
+NAMES = [case.name for case in CASES]
+
+
+def dispatched() -> set[str]:
+    """Names of all ATen ops that the cases run, overload and packet."""
+    operations = [one for case in CASES for ops in analysed(case)[1].propagation.operations.values() for one in ops]
+    overloads = {operation.name for operation in operations}
+    return overloads | {name.rpartition(".")[0] for name in overloads if name not in map(str, RULES)}
+
+
+def test_every_registered_rule_has_a_case() -> None:
+    assert sorted({str(op) for op in RULES} - dispatched()) == []
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_what_can_be_pruned_and_what_is_tied(case: Case) -> None:
+    assert failures(case) == []
+    assert_axes(case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_compiled_is_the_masked_original(case: Case) -> None:
+    for seed, share in CHOICES:
+        assert_law(case, seed, share, "full")
+        if takes_statistics(case):
+            assert_law(case, seed, share, "kept")
