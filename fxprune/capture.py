@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fxprune.accept import accept
 from fxprune.frames import call_model, current_line
-from fxprune.inputs import ExampleInputs, as_call
+from fxprune.inputs import ExampleInputs, as_call, bind
 from fxprune.record import default_leaf, record
 from fxprune_passes.errors import CaptureError, explain
 from fxprune_passes.verify import shadow
@@ -61,7 +61,7 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Capture:
         mend = "the model's structure is copied by copy.deepcopy; make its attributes copyable"
         raise CaptureError(explain(f"{type(model).__name__} cannot be copied: {error}", mend=mend)) from error
     args, kwargs = _fake((args, kwargs), fake_mode)
-    bound = _bind(copy, args, kwargs)
+    bound = bind(copy, args, kwargs)
     graph_module, tracer = _trace(copy, args, kwargs, bound, fake_mode)
     constants = {**_constants(graph_module, model), **_mask_indices(graph_module, model, fake_mode)}
     return Capture(graph_module, _inputs(graph_module, bound), fake_mode, constants, tracer)
@@ -69,16 +69,6 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Capture:
 
 def _fake(value: Any, fake_mode: FakeTensorMode) -> Any:
     return torch.utils._pytree.tree_map_only(torch.Tensor, lambda tensor: fake_mode.from_tensor(tensor.detach()), value)
-
-
-def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by name, as the forward's signature has them."""
-    try:
-        return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
-    except TypeError as error:
-        signature = f"{type(model).__name__}.forward{inspect.signature(model.forward)}"
-        first = f"example inputs do not fit {signature}: {error}."
-        raise CaptureError(explain(first, mend="pass a tuple of positional or a dict of keyword arguments")) from error
 
 
 def _trace(

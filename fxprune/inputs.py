@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
+from torch import nn
 
 from fxprune_passes.errors import CaptureError, explain
 
@@ -40,6 +42,34 @@ def as_call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, A
             mend="a single argument of any other kind goes into a tuple: (argument,)",
         )
     )
+
+
+def bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name, as a captured graph names its placeholders.
+
+    Returns:
+        Values by parameter name; those of ``*args`` are named ``args_0``, ``args_1``, and so on.
+
+    Raises:
+        CaptureError: The arguments do not fit the forward's signature.
+    """
+    signature = inspect.signature(model.forward)
+    try:
+        bound = signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        first = f"example inputs do not fit {type(model).__name__}.forward{signature}: {error}."
+        mend = "pass a tuple of positional or a dict of keyword arguments"
+        raise CaptureError(explain(first, mend=mend)) from error
+    result: dict[str, Any] = {}
+    for name, value in bound.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            result.update({f"{name}_{number}": one for number, one in enumerate(value)})
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            result.update(value)
+        else:
+            result[name] = value
+    return result
 
 
 def _described(value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 
@@ -11,11 +10,11 @@ from torch import fx, nn
 
 from fxprune.coded import Units, addresses, draw, random_units, rebatched
 from fxprune.compiling import kept_of
-from fxprune.inputs import ExampleInputs, as_call
+from fxprune.inputs import ExampleInputs, as_call, bind
 from fxprune.plans import Plan
 from fxprune.report import Case, Report, Wrong
 from fxprune.trial import Inputs, Trial, kept_slice, named_tensors
-from fxprune_passes.errors import CaptureError, VerifyError, explain
+from fxprune_passes.errors import VerifyError, explain
 from fxprune_passes.steady import draws
 from fxprune_passes.verify import check_shapes
 from fxprune_passes.wide import NodeError
@@ -64,7 +63,7 @@ def verify(
     """
     _check_arguments(model, small)
     trial = _trial(model, plan, small, seed)
-    bound = _bind(model, draw(plan.inputs, seed) if inputs is None else inputs)
+    bound = bind(model, *as_call(draw(plan.inputs, seed) if inputs is None else inputs))
     units = {"own": None, "address-coded": addresses, "random": random_units(seed)}
     if unknown := set(weights) - set(units):
         raise VerifyError(explain(f"weights={sorted(unknown)}, expected some of {', '.join(units)}."))
@@ -98,15 +97,6 @@ def _trial(model: nn.Module, plan: Plan, small: fx.GraphModule, seed: int) -> Tr
     random = any(draws(one.name for one in ops) for ops in analysis.propagation.operations.values())
     statistics = str(small.meta["fxprune"]["statistics"])
     return Trial(model, small, plan, analysis, kept_of(analysis, plan), statistics, random, seed)
-
-
-def _bind(model: nn.Module, inputs: ExampleInputs) -> Inputs:
-    """Arguments by name, as the forward's signature has them."""
-    args, kwargs = as_call(inputs)
-    try:
-        return inspect.signature(model.forward).bind(*args, **kwargs).arguments
-    except TypeError as error:
-        raise CaptureError(explain(f"inputs do not fit {type(model).__name__}.forward: {error}.")) from error
 
 
 def _shapes(trial: Trial, inputs: Inputs, tolerance: float) -> _Found:

@@ -71,7 +71,7 @@ class Draw:
         if kind == "prod" and divisors:
             first = self.draw(st.sampled_from(divisors))
             return ("prod", [self.term(first, depth - 1), self.term(size // first, depth - 1)])
-        if kind == "take":
+        if kind == "take" and size > 1:
             base = self.draw(st.integers(1, 6))
             index = self.draw(st.lists(st.integers(0, base - 1), min_size=size, max_size=size))
             return ("take", self.term(base, depth - 1), index)

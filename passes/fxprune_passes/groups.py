@@ -233,7 +233,7 @@ def _members(group: ChannelGroup) -> str:
     return _some(list(dict.fromkeys(f"{site.parameter}:{site.dim}" for site in group.sites)))
 
 
-def _some(names: Sequence[str], most: int = 6) -> str:
+def _some(names: Sequence[str], most: int = 12) -> str:
     rest = f", +{len(names) - most}" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 

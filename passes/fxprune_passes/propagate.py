@@ -9,14 +9,15 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import fx
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fxprune_passes.axes import Axes, Term, Where
 from fxprune_passes.equations import Equations
 from fxprune_passes.errors import CaptureError, explain
-from fxprune_passes.mend import knows_statistics, opaque
+from fxprune_passes.mend import knows_statistics, opaque, spoken_of, unmended
 from fxprune_passes.rules import Op, find, is_pointwise
 
 _KNOWN_VALUES_UP_TO = 1 << 16  # elements of an index vector that is followed by value
@@ -120,6 +121,7 @@ class _Ledger(TorchDispatchMode):
         self.where = Where()
         self.operations: list[Operation] = []
         self.statistics: list[Term] = []
+        self.unmended: frozenset[OpOverloadPacket] = frozenset()
         self._axes: dict[int, tuple[torch.Tensor, Axes]] = {}
         self._known: dict[int, torch.Tensor] = {}
         self._weights: set[int] = set()
@@ -202,6 +204,8 @@ class _Ledger(TorchDispatchMode):
         results = stated if isinstance(stated, list) else [stated]
         if [tuple(axis.size for axis in axes) for axes in results[: len(shapes)]] != shapes[: len(results)]:
             return self._freeze_all(op, args, kwargs, "rule does not cover this call (shape)")
+        if func.overloadpacket in self.unmended:
+            op.freeze(spoken_of(func, [args, kwargs], results), "a number in the call that no mend writes anew")
         self._note_uses(func, op, [args, kwargs])
         self.statistics += op.statistics
         rest = [tuple(self.equations.fixed(size, "side output") for size in shape) for shape in shapes[len(results) :]]
@@ -336,14 +340,16 @@ class _Interpreter(fx.Interpreter):
         name = str(node.target)
         value = inputs[name] if name in inputs else node.args[0]
         self.result.equations.where = Where(node.name, f"model input {name}")
-        if isinstance(value, torch.Tensor):
-            fixed = self.result.equations.fixed
-            self.ledger.learn(value, tuple(fixed(size, "model input", dynamic=True) for size in value.shape))
+        fixed = self.result.equations.fixed
+        for tensor in tree_leaves(value):
+            if isinstance(tensor, torch.Tensor):
+                self.ledger.learn(tensor, tuple(fixed(size, "model input", dynamic=True) for size in tensor.shape))
         return value
 
     def _run(self, node: fx.Node) -> Any:
         where = Where(node.name, str(node.target), node.meta.get("module", ""), node.meta.get("source", ""))
         self.ledger.where, self.ledger.operations, self.ledger.statistics = where, [], []
+        self.ledger.unmended = unmended(node, self.modules)
         try:
             with self.ledger:
                 value = self.run_node(node)

@@ -13,7 +13,8 @@ from torch import fx, nn
 from torch._ops import OpOverload, OpOverloadPacket
 
 from fxprune_passes.axes import Axes, Term, resolve
-from fxprune_passes.mend import MENDS, MODULES
+from fxprune_passes.mend.modules import MODULES
+from fxprune_passes.mend.registry import MENDS
 
 aten = torch.ops.aten
 PLACES = frozenset(

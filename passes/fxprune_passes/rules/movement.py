@@ -157,7 +157,7 @@ def embedding(op: Op, weight: Axes, indices: Axes, *args: Any) -> Result:
 @rule(aten._embedding_bag, aten._embedding_bag_forward_only)
 def embedding_bag(op: Op, weight: Axes, indices: Axes, offsets: Axes, *args: Any, **kwargs: Any) -> Result:
     """(V, E), (L,), (N,) -> (N, E): sums, means or maxima of rows."""
-    op.freeze([weight[0]], "rows of an embedding are looked up by index")
+    op.freeze((weight[0], *indices, *offsets), "rows of an embedding are looked up by index")
     return [(op.fixed(op.shape[0], "number of bags", dynamic=True), weight[1])]
 
 
