@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from fxprune_passes.errors import CaptureError, explain
@@ -63,7 +63,7 @@ def _advice(hook: str) -> str:
 
 
 def _refuse_lazy(name: str, parameter: nn.Parameter) -> None:
-    if isinstance(parameter, UninitializedTensorMixin):
+    if is_lazy(parameter):
         first = f"parameter {name!r} is not initialised (a lazy module), expected a shape."
         raise CaptureError(explain(first, mend="run the model once on example inputs before pruning it"))
 

@@ -40,7 +40,7 @@ def analyse(model: nn.Module, example_inputs: ExampleInputs, *, freeze_outputs: 
         CaptureError: The model cannot be captured.
     """
     captured = capture(model, example_inputs)
-    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors.update(model.named_buffers(remove_duplicate=False))
     tensors.update(captured.constants)
     propagation = propagate(

@@ -146,7 +146,9 @@ def _symbolic(model: nn.Module) -> fx.GraphModule | None:
 
 def _new_constants(graph: fx.Graph) -> list[str]:
     """Names of the tensors that symbolic tracing met on its way and put into the model."""
-    return [str(node.target) for node in graph.nodes if node.op == "get_attr" and "_tensor_constant" in str(node.target)]
+    return [
+        str(node.target) for node in graph.nodes if node.op == "get_attr" and "_tensor_constant" in str(node.target)
+    ]
 
 
 def _inputs(graph_module: fx.GraphModule, bound: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,7 +187,7 @@ def _mask_indices(graph_module: fx.GraphModule, model: nn.Module, fake_mode: Fak
             places = graph_module.graph.get_attr(name)
         for user in list(node.users):
             if user.target is operator.getitem and user.args[0] is not node:
-                user.args = fx.node.map_arg(user.args, lambda one, node=node, places=places: places if one is node else one)
+                user.replace_input_with(node, places)
     return result
 
 

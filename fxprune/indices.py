@@ -13,7 +13,11 @@ from fxprune_passes.groups import ChannelGroups, channels
 
 
 def resolve_keep(groups: ChannelGroups, member: str, indices: list[int]) -> dict[str, tuple[int, ...]]:
-    """Kept indices by group, from indices of a group or of the axis that a member writes."""
+    """Kept indices by group, from indices of a group or of the axis that a member writes.
+
+    Raises:
+        PlanError: The member is unknown, ambiguous or frozen, or the indices cut channels that only go together.
+    """
     names = {group.name for group in groups}
     axis = resolve(groups[member].dim if member in names else groups.axis(member))
     kept = check_indices(member, axis.size, indices)
@@ -36,6 +40,11 @@ def resolve_keep(groups: ChannelGroups, member: str, indices: list[int]) -> dict
 
 
 def check_indices(name: str, size: int, indices: Sequence[int]) -> tuple[int, ...]:
+    """Kept indices in ascending order.
+
+    Raises:
+        PlanError: One is no integer, out of range, or named twice.
+    """
     for index in indices:
         if isinstance(index, bool) or not isinstance(index, int):
             raise PlanError(explain(f"{name!r} keeps {index!r}, expected integers."))
@@ -48,6 +57,7 @@ def check_indices(name: str, size: int, indices: Sequence[int]) -> tuple[int, ..
 
 
 def kept_mask(size: int, kept: Sequence[int] | None) -> torch.Tensor:
+    """Bool ``(size,)``: True at kept indices, everywhere for None."""
     if kept is None:
         return torch.ones(size, dtype=torch.bool)
     result = torch.zeros(size, dtype=torch.bool)

@@ -193,7 +193,7 @@ def fingerprint(model: nn.Module) -> tuple[Any, ...]:
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
     """Refuse a plan that was made for another model, before anything is analysed."""
-    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors.update(model.named_buffers(remove_duplicate=False))
     for name, shape in shapes.items():
         got = tuple(tensors[name].shape) if name in tensors else None

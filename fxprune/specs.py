@@ -26,7 +26,9 @@ def to_spec(example_inputs: Any) -> Any:
         return {"dict": {key: to_spec(value) for key, value in example_inputs.items()}}
     if example_inputs is None or isinstance(example_inputs, (bool, int, float, str)):
         return {"value": example_inputs}
-    raise CaptureError(explain(f"example inputs hold a {type(example_inputs).__name__}, expected tensors and plain values."))
+    raise CaptureError(
+        explain(f"example inputs hold a {type(example_inputs).__name__}, expected tensors and plain values.")
+    )
 
 
 def from_spec(spec: Any) -> ExampleInputs:

@@ -13,7 +13,7 @@ Expression = int | str | dict[str, Any]
 
 
 def to_expression(term: Term, names: Mapping[Dim, str]) -> Expression:
-    """A term as JSON: a group's name, a size that stays whole, or ``{"cat": ..}``, ``{"prod": ..}``, ``{"take": ..}``."""
+    """A term as JSON: a group's name, a size that stays whole, or a dict with the key cat, prod or take."""
     term = resolve(term)
     if isinstance(term, Dim):
         return names.get(term, term.size)
@@ -34,7 +34,7 @@ def evaluate(expression: Expression, masks: Mapping[str, torch.Tensor]) -> torch
         return masks[expression]
     if "take" in expression:
         return evaluate(expression["take"], masks)[torch.tensor(expression["index"])]
-    parts = [evaluate(one, masks) for one in expression.get("cat", expression.get("prod", []))]
+    parts = [evaluate(one, masks) for one in expression["cat" if "cat" in expression else "prod"]]
     if "cat" in expression:
         return torch.cat(parts)
     result = parts[0]

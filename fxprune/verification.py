@@ -75,11 +75,21 @@ def verify(
         first_wrong=next((wrong for case, wrong in found if case.ok is False), None),
         tolerance=tolerance,
         statistics=trial.statistics,
-        notes=("random numbers are replaced by constants on both sides",) if trial.random else (),
+        notes=_notes(trial),
     )
 
 
 _Found = tuple[Case, Wrong | None]
+
+
+def _notes(trial: Trial) -> tuple[str, ...]:
+    """What a reader must know: how random numbers were taken, and which nodes are exact only in the plan's sense."""
+    notes = ["random numbers are replaced by constants on both sides"] if trial.random else []
+    over_kept = [node.name for node in trial.small.graph.nodes if node.meta.get("promise", "exact") != "exact"]
+    if over_kept:
+        shown = ", ".join(over_kept[:5]) + (f" and {len(over_kept) - 5} more" if len(over_kept) > 5 else "")
+        notes.append(f"statistics over the channels that are left: {shown}; every other node is exact")
+    return tuple(notes)
 
 
 def _check_arguments(model: nn.Module, small: fx.GraphModule) -> None:

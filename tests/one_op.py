@@ -137,7 +137,9 @@ def assert_axes(case: Case) -> None:
 def failures(case: Case) -> list[str]:
     """Reasons of frozen axes that say that a rule failed on this call or is missing."""
     _, analysis = analysed(case)
-    reasons = [frozen.reason for axes in analysis.propagation.parameters.values() for a in axes if (frozen := freezing(a))]
+    reasons = [
+        frozen.reason for axes in analysis.propagation.parameters.values() for a in axes if (frozen := freezing(a))
+    ]
     return [reason for reason in reasons if "does not cover" in reason or "no rule" in reason]
 
 
@@ -182,7 +184,11 @@ def _sliced(case: Case, model: OneOp, analysis: Analysis, kept: Kept) -> Any:
 
 def _map(value: Any, axes: Any, kept: Kept, function: Callable[[Tensor, int, Tensor], Tensor]) -> Any:
     if isinstance(value, (list, tuple)):
-        return type(value)(_map(one, part, kept, function) for one, part in zip(value, axes, strict=True)) if not hasattr(value, "_fields") else [_map(one, part, kept, function) for one, part in zip(value, axes, strict=True)]
+        return (
+            type(value)(_map(one, part, kept, function) for one, part in zip(value, axes, strict=True))
+            if not hasattr(value, "_fields")
+            else [_map(one, part, kept, function) for one, part in zip(value, axes, strict=True)]
+        )
     for dim, axis in enumerate(axes or ()):
         if (mask := kept.mask(axis)) is not None:
             value = function(value, dim, mask)

@@ -161,7 +161,7 @@ def test_plan_keeps_what_scores_highest(model: nn.Module) -> None:
     plan = fxprune.plan(model, IMAGES, channels=0.25, criterion=lambda group: -torch.arange(group.size).float())
     assert plan.kept("stem.weight")[0].tolist() == [0, 1, 2]
     assert [len(index) for index in plan.kept("inner.weight")] == [3, 3, 3, 3]
-    assert plan.kept("head.weight")[1].tolist() == [i for i in range(48)]
+    assert plan.kept("head.weight")[1].tolist() == list(range(48))
 
 
 @pytest.mark.parametrize(("criterion", "order"), [("l1", 1), ("l2", 2)])
@@ -264,26 +264,33 @@ def test_what_is_left_of_a_branch_without_bias_or_norm_is_the_other_side() -> No
     assert_exact(model, plan, small, IMAGES)
 
 
+def _keep(keep: dict[str, list[int]]) -> Callable[[nn.Module], Any]:
+    return lambda model: fxprune.Plan.from_keep(model, IMAGES, keep)
+
+
+def _plan(channels: float = 0.5, **options: Any) -> Callable[[nn.Module], Any]:
+    return lambda model: fxprune.plan(model, IMAGES, channels=channels, **options)
+
+
 def _refusals() -> list[Any]:
-    keep = fxprune.Plan.from_keep
     return [
-        ("index", lambda m: keep(m, IMAGES, {"stem": [0, 12]}), "'stem' has 12 channels, the plan keeps index 12."),
-        ("unknown", lambda m: keep(m, IMAGES, {"stam": [0]}), "no module, parameter or channel group is called 'stam'."),
-        ("frozen", lambda m: keep(m, IMAGES, {"head": [0]}), "'head' cannot be pruned: 5 channels, frozen by model output"),
-        ("twice", lambda m: keep(m, IMAGES, {"stem": [1, 1]}), "'stem' keeps an index twice: [1, 1]."),
-        ("conflict", lambda m: keep(m, IMAGES, {"stem": [1], "inner": [2]}), "'inner' and an earlier entry ask for"),
-        ("empty", lambda m: fxprune.compile(m, keep(m, IMAGES, {"stem": []})), "the plan removes every channel that"),
-        ("above", lambda m: fxprune.plan(m, IMAGES, channels=1.5), "channels=1.5 is out of range"),
-        ("zero", lambda m: fxprune.plan(m, IMAGES, channels=0), "channels=0 is out of range"),
-        ("round", lambda m: fxprune.plan(m, IMAGES, channels=0.5, round_to=0), "round_to=0, expected None or a positive"),
-        ("ignore", lambda m: fxprune.plan(m, IMAGES, channels=0.5, ignore=("fc",)), "ignore names 'fc', which matches no"),
-        ("string", lambda m: fxprune.plan(m, IMAGES, channels=0.5, ignore="stem"), "ignore='stem' is a string"),
-        ("name", lambda m: fxprune.plan(m, IMAGES, channels=0.5, criterion="l3"), "criterion 'l3' is unknown"),
-        ("nan", lambda m: fxprune.plan(m, IMAGES, channels=0.5, criterion=_nan), "criterion _nan gave NaN for 12 of 12"),
-        ("shape", lambda m: fxprune.plan(m, IMAGES, channels=0.5, criterion=_one), "criterion _one gave scores of shape (1,)"),
-        ("parameter", lambda m: fxprune.plan(m, IMAGES, channels=0.5).kept("stem.x"), "the plan knows no parameter"),
-        ("other", lambda m: fxprune.compile(nn.Linear(2, 2), fxprune.plan(m, IMAGES, channels=0.5)), "plan was made for another"),
-    ]  # fmt: skip
+        ("index", _keep({"stem": [0, 12]}), "'stem' has 12 channels, the plan keeps index 12."),
+        ("unknown", _keep({"stam": [0]}), "no module, parameter or channel group is called 'stam'."),
+        ("frozen", _keep({"head": [0]}), "'head' cannot be pruned: 5 channels, frozen by model output"),
+        ("twice", _keep({"stem": [1, 1]}), "'stem' keeps an index twice: [1, 1]."),
+        ("conflict", _keep({"stem": [1], "inner": [2]}), "'inner' and an earlier entry ask for"),
+        ("empty", lambda model: fxprune.compile(model, _keep({"stem": []})(model)), "the plan removes every channel that"),
+        ("above", _plan(1.5), "channels=1.5 is out of range"),
+        ("zero", _plan(0), "channels=0 is out of range"),
+        ("round", _plan(round_to=0), "round_to=0, expected None or a positive"),
+        ("ignore", _plan(ignore=("fc",)), "ignore names 'fc', which matches no"),
+        ("string", _plan(ignore="stem"), "ignore='stem' is a string"),
+        ("name", _plan(criterion="l3"), "criterion 'l3' is unknown"),
+        ("nan", _plan(criterion=_nan), "criterion _nan gave NaN for 12 of 12"),
+        ("shape", _plan(criterion=_one), "criterion _one gave scores of shape (1,)"),
+        ("parameter", lambda model: _plan()(model).kept("stem.x"), "the plan knows no parameter"),
+        ("other", lambda model: fxprune.compile(nn.Linear(2, 2), _plan()(model)), "plan was made for another"),
+    ]
 
 
 def _nan(group: fxprune.ChannelGroup) -> Tensor:
@@ -313,13 +320,19 @@ def _with(change: Callable[[nn.Module], Any]) -> Callable[[], nn.Module]:
 
 
 _MODELS = [
-    (lambda: nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)), "parameter '0.weight' is not initialised (a lazy module)"),
+    (
+        lambda: nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)),
+        "parameter '0.weight' is not initialised (a lazy module)",
+    ),
     (_with(lambda m: m.stem.register_forward_hook(print)), "module 'stem' has a forward hook (print)"),
     (_with(lambda m: m.register_forward_pre_hook(print)), "module 'Small' has a forward pre-hook (print)"),
     (_with(lambda m: m.stem.register_full_backward_hook(print)), "module 'stem' has a backward hook (print)"),
     (_with(lambda m: m.stem.weight.register_hook(print)), "parameter 'stem.weight' has a gradient hook"),
     (_with(lambda m: nn.utils.parametrizations.weight_norm(m.stem)), "module 'stem' has parametrized tensors (weight)"),
-    (_with(lambda m: nn.utils.parametrizations.spectral_norm(m.stem)), "module 'stem' has parametrized tensors (weight)"),
+    (
+        _with(lambda m: nn.utils.parametrizations.spectral_norm(m.stem)),
+        "module 'stem' has parametrized tensors (weight)",
+    ),
     (_with(lambda m: nn.utils.spectral_norm(m.stem)), "module 'stem' has a forward pre-hook (SpectralNorm)"),
     (_with(lambda m: m.head.to("meta")), "model is on several devices: cpu (stem.weight), meta (head.weight)"),
 ]
@@ -398,3 +411,16 @@ def test_positional_varargs_are_inputs() -> None:
     plan = random_plan(model, inputs, fraction=0.5)
     small = fxprune.compile(model, plan)
     assert_exact(model, plan, small, inputs, batch_sizes=(5,))
+
+
+def test_every_node_says_which_promise_it_is_under() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    inputs = torch.randn(3, 6)
+    plan = random_plan(model, inputs, fraction=0.5)
+    for statistics, expected in (("kept", ["_1"]), ("full", [])):
+        small = fxprune.compile(model, plan, statistics=statistics)
+        assert [node.name for node in small.graph.nodes if node.meta["promise"] != "exact"] == expected
+        assert_exact(model, plan, small, inputs)
+    plan = fxprune.plan(model, inputs, channels=0.5)
+    report = str(fxprune.verify(model, plan, fxprune.compile(model, plan)))
+    assert "statistics over the channels that are left: _1; every other node is exact" in report

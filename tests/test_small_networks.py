@@ -1,4 +1,4 @@
-"""Every network of the table: what is found in it, and compiled = masked original, at several widths and batch sizes."""
+"""Every network of the table: what is found in it, and compiled = masked original, at several widths and batches."""
 
 from __future__ import annotations
 

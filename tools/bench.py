@@ -55,7 +55,12 @@ class Figure:
         """As a row of the table."""
         if self.bound is None:
             return self.name, f"{self.value:.3f} {self.unit}", "", ""
-        return self.name, f"{self.value:.3f} {self.unit}", f"{self.bound:.3f}", "yes" if self.value <= self.bound else "NO"
+        return (
+            self.name,
+            f"{self.value:.3f} {self.unit}",
+            f"{self.bound:.3f}",
+            "yes" if self.value <= self.bound else "NO",
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

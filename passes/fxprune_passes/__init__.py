@@ -1,0 +1,1 @@
+"""The passes of fxprune: the axis algebra, rules, propagation, rewrite and verification."""

@@ -20,10 +20,9 @@ def cut(tensor: torch.Tensor, kept: Kept, axes: Axes) -> torch.Tensor:
     for dim, axis in enumerate(axes):
         if (index := kept.index(axis)) is not None:
             result = result.index_select(dim, index.to(tensor.device))
-    for form in (torch.channels_last, torch.channels_last_3d):
-        if tensor.ndim == (4 if form is torch.channels_last else 5) and tensor.is_contiguous(memory_format=form):
-            if not tensor.is_contiguous():
-                result = result.contiguous(memory_format=form)
+    form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    if form is not None and tensor.is_contiguous(memory_format=form) and not tensor.is_contiguous():
+        result = result.contiguous(memory_format=form)
     return result.clone() if result.data_ptr() == tensor.data_ptr() else result
 
 

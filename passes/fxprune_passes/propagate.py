@@ -25,7 +25,7 @@ _KNOWN_VALUES_UP_TO = 1 << 16  # elements of an index vector that is followed by
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One dispatched ATen op: its name, its output axes, its numbers that are not sizes, and whether it is pointwise."""
+    """One dispatched ATen op: name, output axes, numbers that are not sizes, and whether it is pointwise."""
 
     name: str
     axes: list[Axes]
@@ -115,7 +115,7 @@ class _Ledger(TorchDispatchMode):
     """Knows the axes of every fake tensor, and applies each dispatched op's rule."""
 
     def __init__(self, result: Propagation) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.result = result
         self.equations = result.equations
         self.where = Where()
@@ -327,10 +327,7 @@ class _Interpreter(fx.Interpreter):
     def run_graph(self, inputs: Mapping[str, Any]) -> None:
         """Run every node on the given placeholders."""
         for node in self.result.graph_module.graph.nodes:
-            if node.op == "placeholder":
-                value = self._placeholder(node, inputs)
-            else:
-                value = self._run(node)
+            value = self._placeholder(node, inputs) if node.op == "placeholder" else self._run(node)
             self.env[node] = self.result.values[node] = value
             self.result.axes[node] = axes = self.ledger.tree(value)
             if isinstance(axes, tuple) and (constant := self.ledger.known(axes)) is not None:
@@ -366,7 +363,7 @@ class _Interpreter(fx.Interpreter):
         return value
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Fetch a parameter, a buffer, or a constant; a real constant is made fake and kept whole or sliced like one."""
+        """Fetch a parameter, a buffer, or a constant, which is sliced like a buffer."""
         value = super().get_attr(target, args, kwargs)
         if isinstance(value, torch.Tensor) and target not in self.result.parameters:
             axes = tuple(self.result.equations.dim(size) for size in value.shape)

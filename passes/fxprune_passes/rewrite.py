@@ -63,7 +63,14 @@ class _Rewriter:
         self.graph.lint()
         result = self.emitter.build(self.graph, type(self.emitter.model).__name__.removesuffix("Impl"))
         result.meta["fxprune"] = {"statistics": self.statistics, "dropped": self._dropped(result)}
+        self._note_promises()
         return result
+
+    def _note_promises(self) -> None:
+        """Say of every node whether it is exact, or takes statistics over the channels that are left."""
+        over_kept = {node.name for node in self.propagation.graph_module.graph.nodes if self._is_over_kept(node)}
+        for node in self.graph.nodes:
+            node.meta["promise"] = "statistics over what is left" if node.meta.get("origin") in over_kept else "exact"
 
     def _call(self, node: fx.Node) -> Call:
         return Call(node, self.graph, self.source, self.emitter.kept, self.tensors, self.scalars, self.emitter.constant)
@@ -119,6 +126,11 @@ class _Rewriter:
         result = call.emit(node.op, path, call.data(node.args), call.data(node.kwargs))
         result.meta["in_place"] = bool(getattr(module, "inplace", False))
         return result
+
+    def _is_over_kept(self, node: fx.Node) -> bool:
+        """Whether the node takes its statistics over the channels that are left."""
+        axes = self.source.statistics.get(node, [])
+        return self.statistics == "kept" and any(self.emitter.kept.mask(axis) is not None for axis in axes)
 
     def _is_full(self, node: fx.Node) -> bool:
         """Whether the node takes statistics that must count removed channels as zeros."""

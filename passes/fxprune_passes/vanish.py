@@ -54,7 +54,7 @@ _ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
 class Vanish:
     """Knows which new nodes stand for a larger tensor that repeats them, and along which axes they are full."""
 
-    present: dict[fx.Node, tuple[bool, ...]] = field(default_factory=dict)
+    present: dict[Any, tuple[bool, ...]] = field(default_factory=dict)
 
     def touches(self, call: Call) -> bool:
         """Whether some input of a node is not written, or is written smaller than it is."""
@@ -151,9 +151,13 @@ class Vanish:
         """``x + 0``: x, where x has the sum's shape."""
         for one, other in ((0, 1), (1, 0)):
             node, rest = (call.argument(i, ("input", "other")[i]) for i in (one, other))
-            if isinstance(node, fx.Node) and isinstance(rest, fx.Node) and call.tensors.get(node) is ZERO:
-                if call.kept.shape(call.axes(rest)) == call.kept.shape(call.axes()):
-                    return call.tensors[rest]
+            both = isinstance(node, fx.Node) and isinstance(rest, fx.Node)
+            if (
+                both
+                and call.tensors.get(node) is ZERO
+                and call.kept.shape(call.axes(rest)) == call.kept.shape(call.axes())
+            ):
+                return call.tensors[rest]
         return None
 
     def _pointwise(self, call: Call) -> Any:
@@ -162,10 +166,10 @@ class Vanish:
         inputs = [one for one in node.all_input_nodes if isinstance(call.axes(one), tuple)]
         for one in inputs:
             if call.tensors[one] is ZERO:
-                call.tensors[one] = self._zeros(call, one)  # type: ignore[index]
+                call.tensors[one] = self._zeros(call, one)
         flags = self._flags(call, inputs)
         first = call.tensors.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
-        target = node.target
+        target: Any = node.target
         if first in self.present and self.present[first] != flags:
             if target not in _OUT_OF_PLACE and str(target).endswith("_"):
                 raise refusal(call)
@@ -207,7 +211,7 @@ class Vanish:
         return written
 
 
-_OUT_OF_PLACE = {
+_OUT_OF_PLACE: dict[Any, Any] = {
     operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
     operator.itruediv: operator.truediv, "add_": "add", "sub_": "sub", "mul_": "mul", "div_": "div",
 }  # fmt: skip

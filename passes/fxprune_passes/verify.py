@@ -85,7 +85,7 @@ class _Recorder(TorchDispatchMode):
     """Notes the ops of one node and their float arguments."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
         self.numbers: list[tuple[float, ...]] = []
 

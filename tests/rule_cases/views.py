@@ -8,7 +8,7 @@ CASES = (
     Case("view: two axes become one", "nchw", lambda x: x.view(4, 8, 30)),
     Case("view: one axis becomes two", "nc", lambda x: x.view(4, 2, 4)),
     Case("view: heads", "nlc", lambda x: x.view(4, 5, 2, 4).transpose(1, 2)),
-    Case("view: an axis that is cut across", "nCHW", lambda x: x.view(4, 12, 20)),
+    Case("view: an axis that is cut across", "nCHD", lambda x: x.view(4, 12, 20)),
     Case("_unsafe_view", "bnk kc", torch.matmul),
     Case("unsqueeze", "nc", lambda x: x.unsqueeze(-1)),
     Case("unsqueeze_", "nc", lambda x: x.clone().unsqueeze_(1)),

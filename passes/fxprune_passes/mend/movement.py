@@ -147,6 +147,7 @@ def narrow(call: Call) -> fx.Node:
 
 
 @mend(torch.chunk, "chunk", torch.split, "split", torch.split_with_sizes, "split_with_sizes")
+@mend(torch.unsafe_split, "unsafe_split", torch.unsafe_split_with_sizes, "unsafe_split_with_sizes")
 def split(call: Call) -> fx.Node:
     """``chunk`` and ``split`` of a pruned axis: the sizes of the parts that result."""
     return _split(call, call.old(call.argument(2, "dim", 0)))

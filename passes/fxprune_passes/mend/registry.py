@@ -62,7 +62,7 @@ class Call:
     graph: fx.Graph
     source: Source
     kept: Kept
-    tensors: dict[fx.Node, Any]
+    tensors: dict[Any, Any]
     scalars: Scalars
     add_constant: Callable[[str, torch.Tensor], str]
     is_mend: bool = False
