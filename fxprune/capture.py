@@ -17,7 +17,7 @@ from fxprune.frames import call_model, current_line
 from fxprune.inputs import ExampleInputs, as_call, bind
 from fxprune.record import default_leaf, record
 from fxprune_passes.errors import CaptureError, explain
-from fxprune_passes.verify import shadow
+from fxprune_passes.fakes import shadow
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from torch import fx, nn
 
 from fxprune.analysis import Analysis
 from fxprune_passes.errors import VerifyError, explain
+from fxprune_passes.fakes import shadow
 from fxprune_passes.propagate import quiet_run
-from fxprune_passes.verify import shadow
 
 KINDS = ("unchanged", "sliced", "mended", "new", "removed")
 
@@ -178,14 +178,10 @@ def _run(analysis: Analysis, small: fx.GraphModule) -> Mapping[fx.Node, Any]:
     inputs = analysis.capture.inputs
     root = shadow(small, analysis.capture.fake_mode)
     interpreter = fx.Interpreter(root, garbage_collect_values=False, graph=small.graph)
-    arguments = [
-        inputs[str(node.target)] if str(node.target) in inputs else node.args[0]
-        for node in small.graph.nodes
-        if node.op == "placeholder"
-    ]
+    placeholders = [node for node in small.graph.nodes if node.op == "placeholder"]
     try:
         with quiet_run(analysis.capture.fake_mode):
-            interpreter.run(*arguments)
+            interpreter.run(*(inputs[one.target] if one.target in inputs else one.args[0] for one in placeholders))
     except Exception as error:
         first = "the compiled graph does not run on the example inputs of the analysis."
         raise VerifyError(explain(first, why=str(error), mend="compare it with the model it was made of")) from error

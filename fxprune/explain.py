@@ -197,7 +197,7 @@ def _start(analysis: Analysis, member: str, dim: int | None) -> tuple[tuple[str,
     if not axes:
         raise PlanError(errors.explain(f"{member!r} has {len(groups.parameters[names[0]])} dims, asked for dim {dim}."))
     # Of several axes the first that writes channels, and sooner one that is free.
-    readers = analysis.propagation.readers
+    readers = analysis.propagation.readers - analysis.propagation.writers
     place = min(axes, key=lambda one: (id(axes[one]) in readers, freezing(axes[one]) is not None))
     return place, axes[place]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -16,7 +16,7 @@ from fxprune.analysis import Analysis, analyse
 from fxprune.choose import cover
 from fxprune.compiling import kept_of
 from fxprune.plans import Plan, make_plan
-from fxprune_passes.axes import Axes, Term, freezing
+from fxprune_passes.axes import freezing
 from fxprune_passes.kept import Kept
 from fxprune_passes.positions import made_of
 from fxprune_passes.steady import Steady
@@ -24,9 +24,9 @@ from fxprune_passes.steady import Steady
 TOLERANCE = 1e-12
 CHOICES = ((0, 0.5), (1, 0.7), (2, 0.99))  # seed, share of the channels that stays
 _SIZES = {
-    **{"a": 4, "b": 3, "c": 8, "d": 5, "e": 10, "g": 4, "h": 6, "i": 6, "j": 5, "k": 7, "l": 5, "m": 3, "n": 4, "o": 6},
-    **{"G": 2, "s": 7, "w": 5, "A": 4, "C": 8, "D": 5, "H": 6, "K": 3, "L": 5, "M": 3, "N": 4, "S": 7, "V": 8, "W": 6},
-    **{"1": 1, "2": 2, "3": 3, "z": 6},
+    "a": 4, "b": 3, "c": 8, "d": 5, "e": 10, "g": 4, "h": 6, "i": 6, "j": 5, "k": 7, "l": 5, "m": 3, "n": 4, "o": 6,
+    "G": 2, "s": 7, "w": 5, "A": 4, "C": 8, "D": 5, "H": 6, "K": 3, "L": 5, "M": 3, "N": 4, "S": 7, "V": 8, "W": 6,
+    "1": 1, "2": 2, "3": 3, "z": 6,
 }
 _DUMMY = torch.zeros(1)
 

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxprune.record import record
 from fxprune_passes.errors import CaptureError
-from fxprune_passes.verify import shadow
+from fxprune_passes.fakes import shadow
 
 NEEDS_VALUES = {"picked_by_mask"}  # of a boolean index: the shape of the result depends on them
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from one_op import CHOICES, Case, analysed, assert_axes, assert_law, failures, takes_statistics
 from rule_cases import CASES
-from torch._ops import OpOverload
 
 from fxprune_passes.rules import RULES
 

@@ -4,8 +4,8 @@
     python tools/explain.py torchvision:resnet18 fc
     python tools/explain.py torchvision:resnet18 conv1.weight --dim 1
 
-A member is a channel group, a module or a parameter; behind a colon one channel of it, all of them without. For a frozen
-axis the reason is told, and the chain that leads there.
+A member is a channel group, a module or a parameter; behind a colon one channel of it, all of them without.
+For a frozen axis the reason is told, and the chain that leads there.
 """
 
 from __future__ import annotations

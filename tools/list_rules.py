@@ -9,11 +9,15 @@ Ops that PyTorch tags as pointwise need no rule of their own; they are one row.
 from __future__ import annotations
 
 import argparse
+import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from tabulate import tabulate
+from torch import nn
+from torch._ops import OpOverload, OpOverloadPacket
 
 from fxprune_passes.mend import FULL, MENDS, MODULES
 from fxprune_passes.rules import RULES
@@ -54,10 +58,12 @@ def name_of(target: Any) -> str:
     """A target as one writes it: ``aten.view.default``, ``x.view``, ``torch.flip``, ``nn.Linear``."""
     if isinstance(target, str):
         return f"x.{target}"
-    if isinstance(target, type):
-        return f"nn.{target.__name__}"
-    home = {"torch.nn.functional": "F.", "_operator": "operator."}.get(getattr(target, "__module__", ""), "torch.")
-    return str(target) if str(target).startswith("aten.") else f"{home}{target.__name__}"
+    if isinstance(target, (OpOverload, OpOverloadPacket)):
+        return str(target)
+    name = target.__name__
+    homes = {"nn": nn, "torch": torch, "F": nn.functional, "operator": operator, "torch.Tensor": torch.Tensor}
+    home = next(home for home, module in homes.items() if getattr(module, name, None) is target)
+    return f"{home}.{name}"
 
 
 def family(function: Callable[..., Any]) -> str:

@@ -83,12 +83,25 @@ class Emitter:
     def _clone(self, target: str, original: nn.Module, attributes: dict[str, Any], *, fresh: bool) -> nn.Module:
         for name, _ in [*original.named_parameters(), *original.named_buffers()]:
             self.tensor(f"{target}.{name}")
-        memo = {key: value for key, value in self._memo.items() if key > 0 and not (fresh and key == id(original))}
-        clone = copy.deepcopy(original, memo)
+        if _is_plain(original):
+            clone = self._shell(target, original)
+        else:
+            memo = {key: value for key, value in self._memo.items() if key > 0 and not (fresh and key == id(original))}
+            clone = copy.deepcopy(original, memo)
         if not fresh:
             self._memo[id(original)] = clone
         for key, value in attributes.items():
             setattr(clone, key, value)
+        return clone
+
+    def _shell(self, target: str, original: nn.Module) -> nn.Module:
+        """A module of the same class and attributes around the sliced tensors."""
+        clone = original.__class__.__new__(original.__class__)
+        clone.__dict__.update({key: copy.copy(value) for key, value in vars(original).items()})
+        for table in (clone._parameters, clone._buffers):
+            for name, tensor in table.items():
+                if tensor is not None:
+                    table[name] = self.tensor(f"{target}.{name}")  # type: ignore[assignment]
         return clone
 
     def build(self, graph: fx.Graph, class_name: str) -> fx.GraphModule:
@@ -145,6 +158,12 @@ class Emitter:
         except AttributeError:
             persistent = False
         owner.register_buffer(name, tensor, persistent=persistent)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module holds tensors in its tables alone, and no other module (a recurrent one lists its weights)."""
+    held = [one for value in vars(module).values() for one in (value if isinstance(value, (list, tuple)) else [value])]
+    return not module._modules and not any(isinstance(one, torch.Tensor) for one in held)
 
 
 def _training(model: nn.Module, path: str) -> bool:

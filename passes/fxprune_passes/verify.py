@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune_passes.errors import VerifyError, explain
+from fxprune_passes.fakes import fake_tensors
 from fxprune_passes.kept import Kept
 from fxprune_passes.propagate import Propagation, numbers, quiet_run
-
-
-def shadow(model: nn.Module, fake_mode: FakeTensorMode) -> nn.Module:
-    """A copy of a model whose parameters, buffers and tensor attributes are fake: no data is copied.
-
-    Args:
-        model: Only read.
-        fake_mode: The mode that the fake tensors belong to.
-    """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        attributes = (value for value in vars(module).values() if isinstance(value, torch.Tensor))
-        for tensor in [*module._parameters.values(), *module._buffers.values(), *attributes]:
-            if tensor is not None and id(tensor) not in memo:
-                memo[id(tensor)] = fake_mode.from_tensor(tensor)
-    return copy.deepcopy(model, memo)
 
 
 def check_shapes(propagation: Propagation, small: fx.GraphModule, kept: Kept, inputs: Mapping[str, Any]) -> None:
@@ -39,7 +22,7 @@ def check_shapes(propagation: Propagation, small: fx.GraphModule, kept: Kept, in
 
     Args:
         propagation: The captured graph with its axes.
-        small: The rewritten graph; not modified.
+        small: The rewritten graph; its tensors are exchanged for fake ones meanwhile.
         kept: The kept channels.
         inputs: Fake inputs of the captured graph, by placeholder.
 
@@ -48,10 +31,10 @@ def check_shapes(propagation: Propagation, small: fx.GraphModule, kept: Kept, in
     """
     nodes = propagation.graph_module.graph.nodes
     expected = {node.name: _Expected(node, _shapes(propagation.axes[node], kept)) for node in nodes}
-    interpreter = _Checker(shadow(_tree(small), propagation.fake_mode), small.graph, propagation, expected)
+    interpreter = _Checker(small, propagation, expected)
     names = [str(node.target) for node in small.graph.nodes if node.op == "placeholder"]
     defaults = {str(node.target): node.args[0] for node in small.graph.nodes if node.op == "placeholder" and node.args}
-    with quiet_run(propagation.fake_mode):
+    with fake_tensors(small, propagation.fake_mode), quiet_run(propagation.fake_mode):
         interpreter.run(*(inputs[name] if name in inputs else defaults[name] for name in names))
 
 
@@ -74,13 +57,6 @@ def _shapes(axes: Any, kept: Kept) -> Any:
     return None
 
 
-def _tree(small: fx.GraphModule) -> nn.Module:
-    """The module tree of a graph module without its code, which would be copied and compiled again."""
-    root = nn.Module()
-    root.__dict__.update({key: value for key, value in small.__dict__.items() if key in nn.Module().__dict__})
-    return root
-
-
 class _Recorder(TorchDispatchMode):
     """Notes the ops of one node and their float arguments."""
 
@@ -100,10 +76,8 @@ class _Recorder(TorchDispatchMode):
 class _Checker(fx.Interpreter):
     """Runs the new graph and stops at the first node that is not as predicted."""
 
-    def __init__(
-        self, root: nn.Module, graph: fx.Graph, propagation: Propagation, expected: Mapping[str, _Expected]
-    ) -> None:
-        super().__init__(root, garbage_collect_values=False, graph=graph)
+    def __init__(self, small: fx.GraphModule, propagation: Propagation, expected: Mapping[str, _Expected]) -> None:
+        super().__init__(small, garbage_collect_values=False)
         self.propagation = propagation
         self.expected = expected
 

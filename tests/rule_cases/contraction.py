@@ -22,6 +22,8 @@ CASES = (
     Case("baddbmm: a bias for all of the batch", "mn bmk bkn", torch.baddbmm),
     Case("baddbmm_", "bmn bmk bkn", lambda b, x, w: b.clone().baddbmm_(x, w)),
     Case("linear of a sequence", "nlk ok o", F.linear),
+    Case("_cdist_forward", "bmk bnk", torch.cdist),
+    Case("_cdist_forward of order 1", "mk nk", lambda a, b: torch.cdist(a, b, 1.0)),
     Case("einsum", "nhld nhsd", lambda q, k: torch.einsum("nhld,nhsd->nhls", q, k)),
     Case("einsum of three", "bi oij bj", lambda a, w, b: torch.einsum("bi,oij,bj->bo", a, w, b)),
     Case("matmul broadcast over a batch", "bmk kn", torch.matmul),

@@ -20,5 +20,5 @@ CASES = (
     Case("randn", "nC", lambda x: x + torch.randn(x.shape[1])),
     Case("randint", "nC", lambda x: x + 0 * torch.randint(3, x.shape[1:])),
     Case("randperm", "nC", lambda x: x + 0 * torch.randperm(x.shape[1])),
-    Case("scalar_tensor", "nc", lambda x: x + torch.scalar_tensor(0.3)),
+    Case("scalar_tensor", "nc", lambda x: x + torch.scalar_tensor(x.shape[0])),
 )

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from one_op import Case
 
-
 CASES = (
     Case("native_batch_norm", "nchw c c c c", lambda x, m, v, w, b: torch.native_batch_norm(x, w, b, m, v, False, 0.1, 1e-5)[0], positive=True),
     Case("_native_batch_norm_legit", "NcHW c c c c", lambda x, w, b, m, v: torch._native_batch_norm_legit(x, w, b, m.clone(), v.clone(), True, 0.1, 1e-5)[0], positive=True),
     Case("_native_batch_norm_legit_no_training", "nchw c c c c", lambda x, w, b, m, v: torch._native_batch_norm_legit_no_training(x, w, b, m, v, 0.1, 1e-5)[0], positive=True),
+    Case("_batch_norm_no_update", "nchw c c c c", lambda x, w, b, m, v: torch.ops.aten._batch_norm_no_update(x, w, b, m, v, 0.1, 1e-5)[0], positive=True),
+    Case("_batch_norm_with_update", "NcHW c c c c", lambda x, w, b, m, v: torch.ops.aten._batch_norm_with_update(x, w, b, m.clone(), v.clone(), 0.1, 1e-5)[0], positive=True),
     Case("batch norm with fixed statistics", "nc c c c c", lambda x, m, v, w, b: F.batch_norm(x, m, v, w, b), positive=True),
     Case("batch norm over the batch", "NcL c c", lambda x, w, b: F.batch_norm(x, None, None, w, b, True)),
     Case("instance norm", "NcHW c c", lambda x, w, b: F.instance_norm(x, weight=w, bias=b)),

@@ -31,6 +31,13 @@ def _pad(op: str, mode: str, *ranks: int) -> list[Case]:
     return _ranks(op, lambda rank, x: F.pad(x, (1, 2) * rank, mode), *ranks)
 
 
+def _fractional(name: str, *ranks: int) -> list[Case]:
+    def pool(rank: int, x: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+        return getattr(F, name.format(rank))(x, 2, output_size=(2,) * rank, _random_samples=samples.sigmoid())
+
+    return [Case(name.format(rank), f"nc{_SPATIAL[rank]} nc{rank}", partial(pool, rank)) for rank in ranks]
+
+
 CASES = (
     *_pool("avg_pool{}d", 1, 2, 3, kernel_size=2),
     *_pool("max_pool{}d", 1, op="max_pool{}d_with_indices", kernel_size=2),
@@ -55,5 +62,6 @@ CASES = (
     Case("max_unpool3d", "ncDHW", lambda x: F.max_unpool3d(*F.max_pool3d(x, 2, return_indices=True), 2), {"D": 4}),
     Case("grid_sampler_2d", "ncHW nHW2", lambda x, g: F.grid_sample(x, g, align_corners=False)),
     Case("grid_sampler_3d", "ncDHW nDHW3", lambda x, g: F.grid_sample(x, g, align_corners=False)),
+    *_fractional("fractional_max_pool{}d", 2, 3),
     Case("circular padding", "ncHW", lambda x: F.pad(x, (1, 2, 1, 0), "circular")),
 )

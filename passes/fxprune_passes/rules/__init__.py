@@ -9,6 +9,7 @@ from fxprune_passes.rules import (  # noqa: F401  (imported to register)
     pooling,
     reduction,
     views,
+    writing,
 )
 from fxprune_passes.rules.registry import RULES, Op, find, is_pointwise, rule
 

@@ -55,6 +55,16 @@ def linear(op: Op, x: Axes, weight: Axes, bias: Axes | None = None) -> Result:
     return _broadcast(op, bias, (*x[:-1], weight[0]))
 
 
+@rule(aten._cdist_forward)
+def distance(op: Op, a: Axes, b: Axes, p: float, mode: int | None) -> Result:
+    """(.., A, K), (.., B, K) -> (.., A, B): a channel that is gone on both sides adds nothing to a distance."""
+    if p == 0:
+        raise ValueError("a distance that counts")
+    op.contract(a, -1, b, -1)
+    op.equal_all(a[:-2], b[:-2])
+    return (*a[:-1], b[-2])
+
+
 def _broadcast(op: Op, bias: Axes | None, result: Axes) -> Axes:
     for dim in range(1, len(bias or ()) + 1):
         assert bias is not None

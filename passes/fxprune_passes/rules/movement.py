@@ -139,6 +139,22 @@ def index(op: Op, x: Axes, indices: Sequence[Axes | None]) -> Result:
     return (*rest[:place], *middle, *rest[place:])
 
 
+@rule(aten.unfold)
+def unfold(op: Op, x: Axes, dim: int, size: int, step: int) -> Result:
+    """(.., L, ..) -> (.., windows, .., size)."""
+    op.freeze([x[dim]], "cut into windows")
+    return (*replace(x, dim, *op.spatial([op.shape[:-1][dim % len(x)]])), op.fixed(size, "place in a window"))
+
+
+@rule(aten.diagonal)
+def diagonal(op: Op, x: Axes, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Result:
+    """(.., A, .., B, ..) -> (.., diagonal)."""
+    gone = {dim1 % len(x), dim2 % len(x)}
+    op.freeze((x[dim] for dim in gone), "read along a diagonal")
+    rest = (axis for dim, axis in enumerate(x) if dim not in gone)
+    return (*rest, op.fixed(op.shape[-1], "diagonal"))
+
+
 @rule(aten.gather)
 def gather(op: Op, x: Axes, dim: int, index: Axes, **kwargs: Any) -> Result:
     """(A, C), (A, K) -> (A, K)."""

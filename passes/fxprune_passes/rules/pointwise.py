@@ -16,18 +16,29 @@ _UNTAGGED = (
     aten.alias,
     aten.bernoulli,
     aten.bernoulli_,
+    aten.cauchy_,
     aten.clone,
+    aten.complex,
     aten.copy_,
     aten.detach,
     aten.detach_,
+    aten.exponential_,
     aten.fill_,
+    aten.floor_divide,
+    aten.geometric_,
     aten.hardswish,
     aten.hardswish_,
     aten.leaky_relu_,
     aten.lift_fresh,
     aten.lift_fresh_copy,
+    aten.log_normal_,
     aten.normal_,
+    aten.poisson,
+    aten.polar,
+    aten.random_,
     aten.rrelu_with_noise,
+    aten.rrelu_with_noise_,
+    aten.rsub,
     aten.uniform_,
     aten.zero_,
     *optional("_prelu_kernel"),
@@ -53,6 +64,12 @@ def pointwise(op: Op, *args: Any, **kwargs: Any) -> Result:
             op.equal(like[0], other)
         result.append(like[0])
     return tuple(result)
+
+
+@rule(aten.log_sigmoid_forward)
+def log_sigmoid(op: Op, x: Axes) -> Result:
+    """(...) -> (...), and a buffer for the backward pass that some devices leave empty."""
+    return [x]
 
 
 @rule(aten.native_dropout)

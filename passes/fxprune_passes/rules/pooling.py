@@ -13,15 +13,13 @@ from fxprune_passes.rules.registry import Op, Result, optional, rule
 aten = torch.ops.aten
 
 _BY_RANK = {
-    1: ("avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d", "max_pool1d", "max_pool1d_with_indices",
-        "reflection_pad1d", "replication_pad1d", "upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_linear1d"),
-    2: ("avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool2d",
-        "max_pool2d_with_indices", "reflection_pad2d", "replication_pad2d", "upsample_nearest2d",
-        "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
-        "_upsample_bicubic2d_aa", "fractional_max_pool2d"),
-    3: ("avg_pool3d", "adaptive_avg_pool3d", "_adaptive_avg_pool3d", "adaptive_max_pool3d", "max_pool3d",
-        "max_pool3d_with_indices", "reflection_pad3d", "replication_pad3d", "upsample_nearest3d",
-        "_upsample_nearest_exact3d", "upsample_trilinear3d", "fractional_max_pool3d"),
+    1: ("reflection_pad1d", "replication_pad1d", "upsample_nearest1d", "_upsample_nearest_exact1d",
+        "upsample_linear1d"),
+    2: ("avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool2d_with_indices", "reflection_pad2d",
+        "replication_pad2d", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d",
+        "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+    3: ("avg_pool3d", "_adaptive_avg_pool3d", "adaptive_max_pool3d", "max_pool3d_with_indices", "reflection_pad3d",
+        "replication_pad3d", "upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_trilinear3d"),
 }  # fmt: skip
 
 
@@ -35,6 +33,18 @@ def _spatial_rule(rank: int, names: Sequence[str]) -> None:
 
 for _rank, _names in _BY_RANK.items():
     _spatial_rule(_rank, _names)
+
+
+@rule(aten.fractional_max_pool2d, aten.fractional_max_pool3d)
+def fractional_pool(
+    op: Op, x: Axes, kernel_size: Sequence[int], output_size: Sequence[int], samples: Axes
+) -> Result:
+    """(N, C, *S), (N, C, rank) -> (N, C, *S'): every channel has its own random places."""
+    rank = len(output_size)
+    op.freeze((*x[-rank:], samples[2]), "spatial axis")
+    for one, other in zip(reversed(x[:-rank]), reversed(samples[:2]), strict=False):
+        op.equal(one, other)
+    return [(*x[:-rank], *op.spatial(shape[-rank:])) for shape in op.shapes]
 
 
 @rule(aten.max_unpool2d, aten.max_unpool3d)

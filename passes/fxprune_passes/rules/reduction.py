@@ -31,7 +31,7 @@ def _remaining(op: Op, x: Axes, dims: Sequence[int], *, keepdim: bool) -> Axes:
     return tuple(result)
 
 
-@rule(aten.sum)
+@rule(aten.sum, aten.nansum)
 def total(op: Op, x: Axes, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Result:
     """(.., C, ..) -> (..): a channel that is gone adds nothing."""
     return _remaining(op, x, _reduced(x, dim), keepdim=keepdim)
@@ -111,13 +111,13 @@ def selection(op: Op, x: Axes, k: int, dim: int = -1, *args: Any, **kwargs: Any)
     return _ordered(op, x, dim)
 
 
-@rule(aten.sort.default, aten.argsort.default)
+@rule(aten.sort.default)
 def sort(op: Op, x: Axes, dim: int = -1, descending: bool = False) -> Result:
     """(.., C, ..) -> the same, ordered along one axis."""
     return _ordered(op, x, dim)
 
 
-@rule(aten.sort.stable, aten.argsort.stable)
+@rule(aten.sort.stable)
 def stable_sort(op: Op, x: Axes, *, stable: bool, dim: int = -1, descending: bool = False) -> Result:
     """(.., C, ..) -> the same, ordered along one axis."""
     return _ordered(op, x, dim)

@@ -15,7 +15,7 @@ from fxprune_passes.rules.registry import Op, Result, optional, rule
 aten = torch.ops.aten
 
 
-@rule(aten.view.default, aten.reshape, aten._unsafe_view)
+@rule(aten.view.default, aten._unsafe_view)
 def view(op: Op, x: Axes, *args: Any) -> Result:
     """(A, B*C, D, ..) -> (A*B, C, D, ..): pair the smallest runs of axes with equal products."""
     result: list[Term] = []
@@ -74,7 +74,7 @@ def permute(op: Op, x: Axes, dims: Sequence[int]) -> Result:
     return tuple(x[dim] for dim in dims)
 
 
-@rule(aten.transpose, aten.transpose_, *optional("swapaxes"))
+@rule(aten.transpose, aten.transpose_)
 def transpose(op: Op, x: Axes, dim0: int, dim1: int) -> Result:
     """(A, B) -> (B, A)."""
     axes = list(x)
@@ -82,7 +82,7 @@ def transpose(op: Op, x: Axes, dim0: int, dim1: int) -> Result:
     return tuple(axes)
 
 
-@rule(aten.t, aten.t_, *optional("numpy_T"))
+@rule(aten.t, aten.t_)
 def t(op: Op, x: Axes) -> Result:
     """(A, B) -> (B, A)."""
     return tuple(reversed(x))
@@ -106,14 +106,6 @@ def repeat(op: Op, x: Axes, repeats: Sequence[int]) -> Result:
         op.dim(count) if axis.size == 1 else prod((op.fixed(count, "number of repeats"), axis))
         for axis, count in zip(padded, repeats, strict=True)
     )
-
-
-@rule(aten.repeat_interleave.self_int)
-def repeat_interleave(op: Op, x: Axes, repeats: int, dim: int | None = None, **kwargs: Any) -> Result:
-    """(C,) -> (C * r,): every channel r times in a row."""
-    if dim is None:
-        x, dim = (prod(x),), 0
-    return replace(x, dim, prod((x[dim], op.fixed(repeats, "number of repeats"))))
 
 
 @rule(aten.view_as_real)
