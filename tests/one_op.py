@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -23,7 +23,7 @@ from fxprune_passes.steady import Steady
 
 TOLERANCE = 1e-12
 CHOICES = ((0, 0.5), (1, 0.7), (2, 0.99))  # seed, share of the channels that stays
-_SIZES = {
+SIZES = {
     "a": 4, "b": 3, "c": 8, "d": 5, "e": 10, "g": 4, "h": 6, "i": 6, "j": 5, "k": 7, "l": 5, "m": 3, "n": 4, "o": 6,
     "G": 2, "s": 7, "w": 5, "A": 4, "C": 8, "D": 5, "H": 6, "K": 3, "L": 5, "M": 3, "N": 4, "S": 7, "V": 8, "W": 6,
     "1": 1, "2": 2, "3": 3, "z": 6,
@@ -69,7 +69,7 @@ class OneOp(nn.Module):
         generator = torch.Generator().manual_seed(0)
         self.inputs: list[str] = []
         for word in case.axes.split():
-            sizes = [case.sizes.get(letter, _SIZES[letter]) for letter in word]
+            sizes = [case.sizes.get(letter, SIZES[letter]) for letter in word]
             value = torch.randn(sizes, generator=generator, dtype=case.dtype)
             self._add(nn.Parameter(value.abs() + 0.1 if case.positive else value, requires_grad=False))
         for constant in case.constants:
@@ -125,9 +125,14 @@ def assert_axes(case: Case) -> None:
     model, analysis = analysed(case)
     letters = case.axes.split()
     assert len(letters) + len(case.constants) == len(model.inputs)
+    assert_letters(letters, [analysis.propagation.parameters[name] for name in model.inputs[: len(letters)]])
+
+
+def assert_letters(words: Sequence[str], tensors: Sequence[Axes]) -> None:
+    """Small letters can be pruned, and are the same where they are tied; capitals stay whole."""
     named: dict[str, Any] = {}
-    for name, word in zip(model.inputs, letters, strict=False):
-        for letter, axis in zip(word, analysis.propagation.parameters[name], strict=True):
+    for word, axes in zip(words, tensors, strict=True):
+        for letter, axis in zip(word, axes, strict=True):
             assert bool(freezing(axis)) == (not letter.islower()), f"{letter} of {word}: {freezing(axis)}"
             if letter.islower():
                 assert named.setdefault(letter, made_of(axis)) == made_of(axis), f"{letter} of {word}"

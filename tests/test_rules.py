@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from one_op import CHOICES, Case, analysed, assert_axes, assert_law, failures, takes_statistics
+import torch
+from one_op import CHOICES, SIZES, Case, analysed, assert_axes, assert_law, assert_letters, failures, takes_statistics
 from rule_cases import CASES
+from rule_cases.elsewhere import ELSEWHERE, Elsewhere
 
-from fxprune_passes.rules import RULES
+from fxprune_passes.equations import Equations
+from fxprune_passes.rules import RULES, Op
 
 NAMES = [case.name for case in CASES]
 
@@ -19,7 +22,19 @@ def dispatched() -> set[str]:
 
 
 def test_every_registered_rule_has_a_case() -> None:
-    assert sorted({str(op) for op in RULES} - dispatched()) == []
+    elsewhere = {f"aten.{one.op}" for one in ELSEWHERE}
+    assert sorted({str(op) for op in RULES} - dispatched() - elsewhere) == []
+    assert sorted(elsewhere & dispatched()) == []
+
+
+@pytest.mark.parametrize("row", ELSEWHERE, ids=lambda row: row.op)
+def test_equations_of_an_op_of_another_device(row: Elsewhere) -> None:
+    words, equations = row.axes.split(), Equations()
+    tensors = [tuple(equations.dim(SIZES[letter]) for letter in word) for word in words]
+    op = Op(row.op, [tuple(SIZES[letter] for letter in row.output)], equations)
+    result = RULES[getattr(torch.ops.aten, row.op)](op, *row.call(*tensors))
+    output = result[0] if isinstance(result, list) else result
+    assert_letters([*words, row.output], [*tensors, output])
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)

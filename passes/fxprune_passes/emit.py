@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,16 +14,37 @@ from fxprune_passes.axes import Axes
 from fxprune_passes.kept import Kept
 
 
+_HELD_AT_ONCE = 1 << 21  # elements of a weight that are copied in one step
+
+
 def cut(tensor: torch.Tensor, kept: Kept, axes: Axes) -> torch.Tensor:
     """A copy of the kept part of a tensor, in the memory format of the original."""
-    result = tensor.detach()
-    for dim, axis in enumerate(axes):
-        if (index := kept.index(axis)) is not None:
-            result = result.index_select(dim, index.to(tensor.device))
+    indices = [None if (one := kept.index(axis)) is None else one.to(tensor.device) for axis in axes]
+    result = _select_by_rows(tensor.detach(), indices)
     form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
     if form is not None and tensor.is_contiguous(memory_format=form) and not tensor.is_contiguous():
         result = result.contiguous(memory_format=form)
     return result.clone() if result.data_ptr() == tensor.data_ptr() else result
+
+
+def _select_by_rows(tensor: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """Kept positions along every dim; a large tensor a few rows at a time, so that no large part is held twice."""
+    rows, inner = indices[0] if indices else None, tensor[0].numel() if len(tensor.shape) and len(tensor) else 0
+    if rows is None or all(one is None for one in indices[1:]) or len(rows) * inner <= _HELD_AT_ONCE:
+        return _select(tensor, indices)
+    shape = [size if one is None else len(one) for size, one in zip(tensor.shape, indices, strict=True)]
+    result = tensor.new_empty(shape)
+    step = max(1, _HELD_AT_ONCE // inner)
+    for start in range(0, len(rows), step):
+        result[start : start + step] = _select(tensor, [rows[start : start + step], *indices[1:]])
+    return result
+
+
+def _select(tensor: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    for dim, index in enumerate(indices):
+        if index is not None:
+            tensor = tensor.index_select(dim, index)
+    return tensor
 
 
 @dataclass(slots=True)
@@ -97,7 +118,8 @@ class Emitter:
     def _shell(self, target: str, original: nn.Module) -> nn.Module:
         """A module of the same class and attributes around the sliced tensors."""
         clone = original.__class__.__new__(original.__class__)
-        clone.__dict__.update({key: copy.copy(value) for key, value in vars(original).items()})
+        for key, value in vars(original).items():
+            clone.__dict__[key] = value.copy() if isinstance(value, (dict, list, set)) else value
         for table in (clone._parameters, clone._buffers):
             for name, tensor in table.items():
                 if tensor is not None:

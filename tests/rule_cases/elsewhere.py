@@ -29,7 +29,7 @@ ELSEWHERE = (
     Elsewhere("_scaled_dot_product_efficient_attention", "CUDA", "nhLe nhSe nhSd nhLS", lambda *t: (*t, False), "nhLd"),
     Elsewhere("_scaled_dot_product_cudnn_attention", "CUDA", "nhLe nhSe nhSd LS", lambda *t: (*t, False), "nhLd"),
     Elsewhere("_scaled_dot_product_fused_attention_overrideable", "out of tree", *_ATTENTION),
-    Elsewhere("_scaled_dot_product_attention_math_for_mps", "MPS", "nhLe ngSe ngSd", lambda *t: t, "nhLd"),
+    Elsewhere("_scaled_dot_product_attention_math_for_mps", "MPS", "nhLe nbSe nbSd", lambda *t: t, "nhLd"),
     Elsewhere("linear", "MPS", "nlk ok o", lambda *tensors: tensors, "nlo"),
     Elsewhere(
         "convolution_overrideable", "out of tree", "niHW oiKK o",

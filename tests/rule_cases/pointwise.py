@@ -23,7 +23,6 @@ CASES = (
     Case("clone", "nc", torch.clone),
     Case("copy_", "nc c", lambda x, y: x.clone().copy_(y)),
     Case("detach", "nc", lambda x: x.detach()),
-    Case("detach_", "nc", lambda x: torch.ops.aten.detach_(x.clone())),
     Case("exponential_", "nc", lambda x: x.clone().exponential_()),
     Case("fill_", "nc", lambda x: x.clone().fill_(0.3)),
     Case("hardswish", "nc", F.hardswish),

@@ -21,7 +21,6 @@ _UNTAGGED = (
     aten.complex,
     aten.copy_,
     aten.detach,
-    aten.detach_,
     aten.exponential_,
     aten.fill_,
     aten.floor_divide,
