@@ -13,7 +13,7 @@ from fxprune.criteria import Criterion, find_criterion, scores
 from fxprune.indices import kept_mask
 from fxprune.inputs import ExampleInputs
 from fxprune.plans import Plan, make_plan
-from fxprune_passes.axes import Axes, Cat, Prod, Take, Term, leaves, resolve
+from fxprune_passes.axes import Axes, Cat, Dim, Prod, Take, Term, leaves, resolve
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.groups import ChannelGroup, ChannelGroups, channels
 from fxprune_passes.kept import Kept
@@ -92,7 +92,7 @@ def _partial_axes(analysis: Analysis, keep: Iterable[str]) -> list[Term]:
     pruned = set(keep)
     for axis in (one for axes in (*trees, *analysis.groups.parameters.values()) for one in axes):
         term = resolve(axis)
-        if isinstance(term, (Take, Prod)) and all(names.get(leaf) in pruned for leaf in leaves(term)):
+        if not isinstance(term, Dim) and all(names.get(leaf) in pruned for leaf in leaves(term)):
             found[id(term)] = term
     return list(found.values())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -18,7 +18,7 @@ from fxprune_passes.axes import Axes, Term, Where
 from fxprune_passes.equations import Equations
 from fxprune_passes.errors import CaptureError, explain
 from fxprune_passes.mend import knows_statistics, opaque, spoken_of, unmended
-from fxprune_passes.rules import Op, find, is_pointwise
+from fxprune_passes.rules import Op, find, is_pointwise, is_recurrent, recurrent
 
 _KNOWN_VALUES_UP_TO = 1 << 16  # elements of an index vector that is followed by value
 
@@ -190,11 +190,15 @@ class _Ledger(TorchDispatchMode):
             return self.axes(value)
         return [self._as_axes(one) for one in value] if isinstance(value, (list, tuple)) else value
 
+    def op(self, name: str, outputs: list[torch.Tensor]) -> Op:
+        """What a rule sees of an op."""
+        return Op(name, [tuple(one.shape) for one in outputs], self.equations, self._known, self._weights)
+
     def _apply(
         self, func: OpOverload, args: list[Any], kwargs: dict[str, Any], outputs: list[torch.Tensor]
     ) -> list[Axes]:
-        shapes = [tuple(one.shape) for one in outputs]
-        op = Op(str(func), shapes, self.equations, self._known, self._weights)
+        op = self.op(str(func), outputs)
+        shapes = op.shapes
         if (rule := find(func)) is None:
             return self._freeze_all(op, args, kwargs, "no rule for this op")
         try:
@@ -347,8 +351,9 @@ class _Interpreter(fx.Interpreter):
         where = Where(node.name, str(node.target), node.meta.get("module", ""), node.meta.get("source", ""))
         self.ledger.where, self.ledger.operations, self.ledger.statistics = where, [], []
         self.ledger.unmended = unmended(node, self.modules)
+        stated_whole = is_recurrent(node, self.modules)
         try:
-            with self.ledger:
+            with nullcontext() if stated_whole else self.ledger:
                 value = self.run_node(node)
         except Exception as error:
             raise CaptureError(_does_not_run(node, where, error)) from error
@@ -358,7 +363,9 @@ class _Interpreter(fx.Interpreter):
             if not knows_statistics(node, self.modules):
                 for axis in self.ledger.statistics:
                     self.result.equations.freeze(axis, "a mean or variance inside it runs over the axis")
-        if reason := opaque(node, self.modules):
+        if stated_whole:
+            self._state_recurrent(node, value, where)
+        elif reason := opaque(node, self.modules):
             self._freeze_around(node, value, where, reason)
         return value
 
@@ -371,14 +378,36 @@ class _Interpreter(fx.Interpreter):
             self.result.parameters[target] = axes
         return value
 
+    def _state_recurrent(self, node: fx.Node, value: Any, where: Where) -> None:
+        """A recurrent module: its equations are stated for it as a whole."""
+        x, *states = [self.result.axes[one] for one in node.all_input_nodes]
+        if not isinstance(x, tuple):
+            self._freeze_around(node, value, where, "a recurrent module over packed sequences")
+            return
+        self.result.equations.where = where
+        outputs = [one for one in tree_leaves(value) if isinstance(one, torch.Tensor)]
+        parameters = {name.rpartition(".")[2]: axes for name, axes in self._inside(node)}
+        op = self.ledger.op(where.op, outputs)
+        results = recurrent(op, x, parameters)
+        for tensor, axes in zip(outputs, results, strict=True):
+            self.ledger.learn(tensor, axes)
+        for axes in flat_axes(states):
+            op.freeze(axes, "state of a recurrent module")
+        self.result.readers.update(map(id, op.contracted))
+        self.result.operations[node] = [Operation(where.op, results, (), False)]
+
+    def _inside(self, node: fx.Node) -> list[tuple[str, Axes]]:
+        """The parameters and buffers of the module that a node calls."""
+        prefix = f"{node.target}."
+        return [(name, axes) for name, axes in self.result.parameters.items() if name.startswith(prefix)]
+
     def _freeze_around(self, node: fx.Node, value: Any, where: Where, reason: str) -> None:
         """An opaque node: nothing that goes in, comes out or lies inside may change."""
         equations = self.result.equations
         equations.where = where
         trees = [self.result.axes[one] for one in node.all_input_nodes] + [self.ledger.tree(value)]
         if node.op == "call_module":
-            prefix = f"{node.target}."
-            trees += [axes for name, axes in self.result.parameters.items() if name.startswith(prefix)]
+            trees += [axes for _, axes in self._inside(node)]
         for axes in flat_axes(trees):
             for axis in axes:
                 equations.freeze(axis, reason)

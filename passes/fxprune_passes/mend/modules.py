@@ -57,6 +57,12 @@ def linear(call: Call, module: Any) -> Attributes:
     return {"in_features": call.kept.size(_input(call)[-1]), "out_features": call.kept.size(call.axes()[-1])}
 
 
+@module_mend(nn.LSTM, nn.GRU, nn.RNN)
+def recurrent(call: Call, module: Any) -> Attributes:
+    """``weight_ih_l0`` (gates * hidden, input)."""
+    return {"input_size": call.kept.size(_input(call)[-1])}
+
+
 @module_mend(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 def convolution(call: Call, module: Any) -> Attributes:
     """``weight`` (out, in / groups, ..); transposed (in, out / groups, ..)."""

@@ -35,7 +35,7 @@ def as_slice(places: Sequence[int], size: int) -> slice | None:
 @mend(operator.getitem, "__getitem__")
 def getitem(call: Call) -> Any:
     """``x[:, :8]`` -> ``x[:, :5]``; a part of a tuple stays that part."""
-    source = call.node.args[0]
+    source = call.input
     if not isinstance(call.axes(source), tuple):
         return call.copy()
     x, index = _index(call)
@@ -47,13 +47,13 @@ def setitem(call: Call) -> fx.Node:
     """``x[:, :8] = y`` -> ``x[:, :5] = y``."""
     _, index = _index(call, in_place=True)
     return call.emit(
-        call.node.op, call.node.target, (call.tensors[call.node.args[0]], index, call.data(call.node.args[2]))
+        call.node.op, call.node.target, (call.tensors[call.input], index, call.data(call.node.args[2]))
     )
 
 
 def _index(call: Call, *, in_place: bool = False) -> tuple[fx.Node | None, Any]:
     """The index of a getitem or setitem, written for the new axes; where no slice says it, an index vector does."""
-    source, raw = call.node.args[0], call.node.args[1]
+    source, raw = call.input, call.node.args[1]
     x: Axes = call.axes(source)
     items = list(raw) if isinstance(raw, (tuple, list)) else [raw]
     result, dim, selected = [], 0, None
@@ -124,26 +124,26 @@ def _new_places(call: Call, index: list[int], x: Axes, dim: int) -> list[int]:
 @mend(torch.index_select, "index_select")
 def index_select(call: Call) -> fx.Node:
     """``x.index_select(1, order)`` -> the order of the channels that are left."""
-    x: Axes = call.axes(call.node.args[0])
+    x: Axes = call.axes(call.input)
     dim, index = call.old(call.argument(1, "dim")), call.argument(2, "index")
     if call.kept.mask(x[dim]) is None:
         return call.copy()
     return call.emit(
-        call.node.op, call.node.target, (call.tensors[call.node.args[0]], dim, _remapped(call, index, x, dim))
+        call.node.op, call.node.target, (call.tensors[call.input], dim, _remapped(call, index, x, dim))
     )
 
 
 @mend(torch.narrow, "narrow")
 def narrow(call: Call) -> fx.Node:
     """``x.narrow(1, 8, 8)`` -> the run of kept channels."""
-    x: Axes = call.axes(call.node.args[0])
+    x: Axes = call.axes(call.input)
     dim, start, length = call.old((call.argument(1, "dim"), call.argument(2, "start"), call.argument(3, "length")))
     mask = call.kept.mask(x[dim])
     if mask is None:
         return call.copy()
     start %= x[dim].size
     before, inside = int(mask[:start].sum()), int(mask[start : start + length].sum())
-    return call.emit(call.node.op, call.node.target, (call.tensors[call.node.args[0]], dim, before, inside))
+    return call.emit(call.node.op, call.node.target, (call.tensors[call.input], dim, before, inside))
 
 
 @mend(torch.chunk, "chunk", torch.split, "split", torch.split_with_sizes, "split_with_sizes")
@@ -160,14 +160,14 @@ def tensor_split(call: Call) -> fx.Node:
 
 
 def _split(call: Call, dim: int) -> fx.Node:
-    x: Axes = call.axes(call.node.args[0])
+    x: Axes = call.axes(call.input)
     if call.kept.mask(x[dim]) is None:
         return call.copy()
     sizes = [call.kept.size(part[dim]) for part in call.axes()]
     is_chunk = call.node.target in ("chunk", torch.chunk)
     if is_chunk and sizes == _chunk_sizes(call.kept.size(x[dim]), call.old(call.argument(1, "chunks"))):
         return call.copy()
-    return call.emit("call_function", torch.split, (call.tensors[call.node.args[0]], sizes, dim))
+    return call.emit("call_function", torch.split, (call.tensors[call.input], sizes, dim))
 
 
 def _chunk_sizes(size: int, chunks: int) -> list[int]:
@@ -178,7 +178,7 @@ def _chunk_sizes(size: int, chunks: int) -> list[int]:
 @mend(torch.roll, "roll")
 def roll(call: Call) -> fx.Node:
     """``torch.roll(x, 3, 1)`` -> rolled by as many kept channels as come round."""
-    x: Axes = call.axes(call.node.args[0])
+    x: Axes = call.axes(call.input)
     dims = call.old(call.variadic(2, "dims"))
     dims = dims if isinstance(dims, (tuple, list)) else (dims,)
     shifts = call.argument(1, "shifts")
@@ -189,4 +189,4 @@ def roll(call: Call) -> fx.Node:
     for shift, dim in zip(shifts, dims, strict=True):
         mask, step = call.kept.mask(x[dim]), call.old(shift) % x[dim].size
         result.append(call.data(shift) if mask is None else int(mask[x[dim].size - step :].sum()) if step else 0)
-    return call.emit(call.node.op, call.node.target, (call.tensors[call.node.args[0]], tuple(result), tuple(dims)))
+    return call.emit(call.node.op, call.node.target, (call.tensors[call.input], tuple(result), tuple(dims)))

@@ -98,6 +98,13 @@ class Call:
             return self.node.args[position]
         return self.node.kwargs.get(name, default)
 
+    @property
+    def input(self) -> fx.Node:
+        """The tensor that the node works on: its first argument."""
+        found = self.argument(0, "input")
+        assert isinstance(found, fx.Node)
+        return found
+
     def variadic(self, position: int, *names: str) -> Any:
         """Sizes given as one sequence, as separate arguments, or by keyword."""
         rest = self.node.args[position:]

@@ -71,19 +71,19 @@ def full(call: Call) -> fx.Node:
 @mend("squeeze", torch.squeeze, "squeeze_")
 def squeeze(call: Call) -> fx.Node:
     """A pruned axis of which one channel is left stays an axis; only those that were of width 1 go."""
-    x: Axes = call.axes(call.node.args[0])
+    x: Axes = call.axes(call.input)
     dims = call.old(call.argument(1, "dim"))
     listed = range(len(x)) if dims is None else [dims] if isinstance(dims, int) else dims
     gone = tuple(dim for dim in listed if x[dim].size == 1)
     if all(call.kept.size(x[dim]) > 1 or x[dim].size == 1 for dim in listed):
         return call.copy()
-    return call.emit(call.node.op, call.node.target, (call.tensors[call.node.args[0]], gone))
+    return call.emit(call.node.op, call.node.target, (call.tensors[call.input], gone))
 
 
 @mend("unflatten", torch.unflatten)
 def unflatten(call: Call) -> fx.Node:
     """``x.unflatten(1, (4, 5))``: the sizes of the axes that result."""
-    x, dim = call.axes(call.node.args[0]), call.old(call.argument(1, "dim"))
+    x, dim = call.axes(call.input), call.old(call.argument(1, "dim"))
     dim %= len(x)
     entries = call.variadic(2, "sizes")
     count = len(call.old(entries))
@@ -93,7 +93,7 @@ def unflatten(call: Call) -> fx.Node:
 @mend("repeat", "tile", torch.tile)
 def repeat(call: Call) -> fx.Node:
     """``x.repeat(1, 16)`` over an axis of width 1 makes 16 free channels; other repeats stay."""
-    x: Axes = call.axes(call.node.args[0])
+    x: Axes = call.axes(call.input)
     entries = call.variadic(1, "repeats", "dims")
     if isinstance(entries, fx.Node):
         return call.copy()
@@ -115,7 +115,7 @@ def _repeats(call: Call, entry: Any, x: Axes, old_dim: int, new_dim: int) -> Any
 @mend(torch.repeat_interleave, "repeat_interleave")
 def repeat_interleave(call: Call) -> fx.Node:
     """``x.repeat_interleave(4, 1)``: as many copies of each channel as are kept."""
-    x: Axes = call.axes(call.node.args[0])
+    x: Axes = call.axes(call.input)
     repeats, dim = call.old(call.argument(1, "repeats")), call.old(call.argument(2, "dim"))
     if not isinstance(repeats, int):
         return call.copy()
@@ -127,7 +127,7 @@ def repeat_interleave(call: Call) -> fx.Node:
 @mend(F.pad, torch.constant_pad_nd, "pad")
 def pad(call: Call) -> fx.Node:
     """``F.pad(x, (0, 0, 0, 0, 8, 8))`` over channels -> as many as are kept on either side."""
-    x: Axes = call.axes(call.node.args[0])
+    x: Axes = call.axes(call.input)
     widths = call.argument(1, "pad")
     if isinstance(widths, fx.Node) or call.old(call.argument(2, "mode", "constant")) not in ("constant", 0, 0.0):
         return call.copy()
@@ -162,7 +162,7 @@ def layer_norm(call: Call) -> fx.Node:
 @mend(F.group_norm, torch.group_norm)
 def group_norm(call: Call) -> fx.Node:
     """``F.group_norm(x, 8)`` -> as many groups as keep a channel."""
-    x: Axes = call.axes(call.node.args[0])
+    x: Axes = call.axes(call.input)
     entry = call.argument(1, "num_groups")
     return _replace(call, 1, "num_groups", _count(call, entry, call.kept.groups(x[1], call.old(entry))))
 
@@ -170,7 +170,7 @@ def group_norm(call: Call) -> fx.Node:
 @mend(F.channel_shuffle, F.native_channel_shuffle)
 def channel_shuffle(call: Call) -> fx.Node:
     """``F.channel_shuffle(x, 4)`` -> as many groups as keep a channel."""
-    x: Axes = call.axes(call.node.args[0])
+    x: Axes = call.axes(call.input)
     entry = call.argument(1, "groups")
     return _replace(call, 1, "groups", _count(call, entry, call.kept.groups(x[1], call.old(entry))))
 
