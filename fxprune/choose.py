@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from fxprune.criteria import Criterion, find_criterion, scores
 from fxprune.indices import kept_mask
 from fxprune.inputs import ExampleInputs
 from fxprune.plans import Plan, make_plan
-from fxprune_passes.axes import Axes, Cat, Dim, Prod, Take, Term, leaves, resolve
+from fxprune_passes.axes import Cat, Prod, Take, Term, leaves, resolve
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.groups import ChannelGroup, ChannelGroups, channels
 from fxprune_passes.kept import Kept
@@ -77,32 +77,50 @@ def cover(
     """
     result = {name: set(kept) for name, kept in keep.items()}
     by_name = {group.name: group for group in analysis.groups}
-    for axis in _partial_axes(analysis, result):
+    for axis in _axes_that_may_empty(analysis):
         kept = Kept({by_name[name].dim: kept_mask(by_name[name].size, sorted(one)) for name, one in result.items()})
         if kept.size(axis) == 0:
-            name, place = _best(analysis.groups, axis, ranked)
+            name, place = _best(analysis.groups, _empty_part(axis, kept), ranked)
             result[name].add(place)
     return {name: tuple(sorted(one)) for name, one in result.items()}
 
 
-def _partial_axes(analysis: Analysis, keep: Iterable[str]) -> list[Term]:
-    """Axes that hold a part of some pruned group, each once: slices, picks, parts of a split."""
-    names, found = analysis.groups.names, {}
-    trees: list[Axes] = [axes for tree in analysis.propagation.axes.values() for axes in flat_axes(tree)]
-    pruned = set(keep)
-    for axis in (one for axes in (*trees, *analysis.groups.parameters.values()) for one in axes):
-        term = resolve(axis)
-        if not isinstance(term, Dim) and all(names.get(leaf) in pruned for leaf in leaves(term)):
-            found[id(term)] = term
+def _axes_that_may_empty(analysis: Analysis) -> list[Term]:
+    """Axes that hold a part of a group only: picks, and what is made of nothing else."""
+    found: dict[int, Term] = {}
+    trees = [axes for tree in analysis.propagation.axes.values() for axes in flat_axes(tree)]
+    for axes in (*trees, *analysis.groups.parameters.values()):
+        found.update({id(axis): axis for axis in axes if id(axis) not in found and _may_empty(resolve(axis))})
     return list(found.values())
+
+
+def _may_empty(term: Term) -> bool:
+    """Whether an axis can lose all its positions though every group keeps a channel."""
+    if isinstance(term, Cat):
+        return all(_may_empty(part) for part in term.parts)
+    if isinstance(term, Prod):
+        return any(_may_empty(factor) for factor in term.factors)
+    return isinstance(term, Take)
+
+
+def _empty_part(term: Term, kept: Kept) -> Term:
+    """The pick that empties an axis."""
+    term = resolve(term)
+    if isinstance(term, Cat):
+        return _empty_part(term.parts[0], kept)
+    if isinstance(term, Prod):
+        return next(_empty_part(factor, kept) for factor in term.factors if kept.size(factor) == 0)
+    return term
 
 
 def _best(groups: ChannelGroups, axis: Term, ranked: Mapping[str, Sequence[int]]) -> tuple[str, int]:
     """The best channel that fills a position of an axis."""
-    leaf = next(iter(leaves(axis)))
-    inside = set(channels(axis, leaf))
-    name = groups.names[leaf]
-    return name, next(place for place in ranked[name] if place in inside)
+    for leaf in dict.fromkeys(leaves(axis)):
+        inside = set(channels(axis, leaf)) - {-1}
+        if leaf in groups.names and inside:
+            name = groups.names[leaf]
+            return name, next(place for place in ranked[name] if place in inside)
+    raise AssertionError("an empty axis holds no channel of a pruned group")
 
 
 def _check_options(channels: float, round_to: int | None) -> None:

@@ -130,7 +130,7 @@ def explain(
 def explain_axis(analysis: Analysis, member: str, channel: int | None = None, *, dim: int | None = None) -> Explanation:
     """As :func:`explain`, for a model that is analysed already."""
     groups = analysis.groups
-    (name, number), term = _start(analysis, member, dim)
+    (name, number), term = _start(analysis, member, dim, channel)
     start = f"{name} dim {number} {tuple(axis.size for axis in groups.parameters[name])}"
     if channel is not None and not 0 <= channel < term.size:
         first = f"{member!r} has {term.size} channels, asked for channel {channel}."
@@ -181,12 +181,13 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
     return errors.explain(f"no {kind} is called {name!r}.", mend=mend)
 
 
-def _start(analysis: Analysis, member: str, dim: int | None) -> tuple[tuple[str, int], Term]:
+def _start(analysis: Analysis, member: str, dim: int | None, channel: int | None) -> tuple[tuple[str, int], Term]:
     """The parameter and dim that a name stands for, and the term that its channels are counted along."""
     groups = analysis.groups
     if member in groups.names.values() and dim is None:
         group = groups[member]
-        site = next((one for one in group.writers if resolve(one.axis) is group.dim), group.writers[0])
+        holding = [one for one in [*group.writers, *group.sites] if _places(one.axis, group.dim, channel)]
+        site = next((one for one in holding if resolve(one.axis) is group.dim), (holding or group.writers)[0])
         return (site.parameter, site.dim), group.dim
     names = [name for name in groups.parameters if member in (name, name.rpartition(".")[0])]
     if not names:
@@ -226,13 +227,19 @@ def _held(term: Term, position: int | None) -> list[tuple[Dim, int | None]]:
 
 
 def _losses(groups: ChannelGroups, dim: Dim, channel: int | None, start: Term) -> Channel:
-    """What every site of a group loses, nearest first."""
-    group, tied, found = groups[groups.names[dim]], chains(start, groups.ties, through=dim), []
+    """What the sites of a group that hold the channel lose, nearest first."""
+    group = groups[groups.names[dim]]
+    tied = chains(start, groups.ties, through=lambda axis: bool(_places(axis, dim, channel)))
+    found = []
     for site in group.sites:
-        held = channels(site.axis, dim)
-        positions = tuple(place for place, one in enumerate(held) if one >= 0 and channel in (None, one))
-        found.append(Loss(site, positions, tied[groups.parameters[site.parameter][site.dim]]))
+        if positions := _places(site.axis, dim, channel):
+            found.append(Loss(site, positions, tied[groups.parameters[site.parameter][site.dim]]))
     return Channel(group.name, channel, tuple(sorted(found, key=lambda loss: len(loss.chain))))
+
+
+def _places(axis: Term, dim: Dim, channel: int | None) -> tuple[int, ...]:
+    """The positions of an axis that are a channel of a Dim, or any channel of it."""
+    return tuple(place for place, one in enumerate(channels(axis, dim)) if one >= 0 and channel in (None, one))
 
 
 def _tell(chain: Chain, told: dict[Chain, str]) -> str:

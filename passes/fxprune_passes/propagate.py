@@ -18,7 +18,7 @@ from fxprune_passes.axes import Axes, Term, Where
 from fxprune_passes.equations import Equations
 from fxprune_passes.errors import CaptureError, explain
 from fxprune_passes.mend import knows_statistics, opaque, spoken_of, unmended
-from fxprune_passes.rules import Op, find, is_pointwise, is_recurrent, recurrent
+from fxprune_passes.rules import Op, find, is_pointwise, is_recurrent, recurrent, state_alike
 
 _KNOWN_VALUES_UP_TO = 1 << 16  # elements of an index vector that is followed by value
 
@@ -363,6 +363,9 @@ class _Interpreter(fx.Interpreter):
             if not knows_statistics(node, self.modules):
                 for axis in self.ledger.statistics:
                     self.result.equations.freeze(axis, "a mean or variance inside it runs over the axis")
+        self.result.equations.where = where
+        inputs = [self.result.axes[one] for one in node.all_input_nodes]
+        state_alike(self.result.equations, node.target, inputs, self.ledger.tree(value))
         if stated_whole:
             self._state_recurrent(node, value, where)
         elif reason := opaque(node, self.modules):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from fxprune_passes.axes import Cat, Dim, Frozen, Take, Term, Where, leaves
+from fxprune_passes.axes import Cat, Dim, Frozen, Take, Term, Where
 from fxprune_passes.equations import Tie
 
 Chain = tuple[Where, ...]
 
 
-def chains(start: Term, ties: Sequence[Tie], *, through: Dim | None = None) -> dict[Term, Chain]:
+def chains(start: Term, ties: Sequence[Tie], *, through: Callable[[Term], bool] | None = None) -> dict[Term, Chain]:
     """The shortest chain of equations from an axis to every Dim that it is tied to.
 
     Args:
         start: An axis as the model stated it (a parameter's is a Dim).
         ties: The solved equations.
-        through: Follow only Dims that hold channels of this unsolved one.
+        through: Says which Dims to follow (those that hold a certain channel); all of them by default.
 
     Returns:
         For every Dim in reach the places that stated the equations, nearest first.
@@ -28,7 +28,7 @@ def chains(start: Term, ties: Sequence[Tie], *, through: Dim | None = None) -> d
     while waiting:
         here = waiting.popleft()
         for there, where in edges.get(here, ()):
-            if there not in found and (through is None or through in leaves(there)):
+            if there not in found and (through is None or through(there)):
                 found[there] = found[here] if found[here][-1:] == (where,) else (*found[here], where)
                 waiting.append(there)
     return found

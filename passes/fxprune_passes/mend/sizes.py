@@ -129,7 +129,8 @@ def pad(call: Call) -> fx.Node:
     """``F.pad(x, (0, 0, 0, 0, 8, 8))`` over channels -> as many as are kept on either side."""
     x: Axes = call.axes(call.input)
     widths = call.argument(1, "pad")
-    if isinstance(widths, fx.Node) or call.old(call.argument(2, "mode", "constant")) not in ("constant", 0, 0.0):
+    mode = "constant" if call.node.target is torch.constant_pad_nd else call.argument(2, "mode", "constant")
+    if isinstance(widths, fx.Node) or mode != "constant":
         return call.copy()
     result = list(call.data(widths))
     for number in range(len(widths) // 2):

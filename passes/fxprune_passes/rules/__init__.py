@@ -11,7 +11,8 @@ from fxprune_passes.rules import (  # noqa: F401  (imported to register)
     views,
     writing,
 )
+from fxprune_passes.rules.alike import state_alike
 from fxprune_passes.rules.recurrent import is_recurrent, recurrent
 from fxprune_passes.rules.registry import RULES, Op, find, is_pointwise, rule
 
-__all__ = ["RULES", "Op", "find", "is_pointwise", "is_recurrent", "recurrent", "rule"]
+__all__ = ["RULES", "Op", "find", "is_pointwise", "is_recurrent", "recurrent", "rule", "state_alike"]
