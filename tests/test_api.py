@@ -424,3 +424,33 @@ def test_every_node_says_which_promise_it_is_under() -> None:
     plan = fxprune.plan(model, inputs, channels=0.5)
     report = str(fxprune.verify(model, plan, fxprune.compile(model, plan)))
     assert "statistics over the channels that are left: _1; every other node is exact" in report
+
+
+class LeNet(nn.Module):
+    """As PyTorch's pruning tutorial writes it: the size of the flatten is computed from the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(16 * 5 * 5, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.max_pool2d(nn.functional.relu(self.conv1(x)), (2, 2))
+        x = nn.functional.max_pool2d(nn.functional.relu(self.conv2(x)), 2)
+        x = x.view(-1, int(x.nelement() / x.shape[0]))
+        x = nn.functional.relu(self.fc1(x))
+        x = nn.functional.relu(self.fc2(x))
+        return self.fc3(x)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_lenet_of_the_pruning_tutorial(batch: int) -> None:
+    model, images = LeNet().eval(), torch.randn(batch, 1, 32, 32)
+    plan = random_plan(model, images, fraction=0.5)
+    assert list(plan.widths) == ["conv1", "conv2", "fc1", "fc2"]
+    small = fxprune.compile(model, plan)
+    assert small.fc1.weight.shape == (60, 8 * 25)
+    assert_exact(model, plan, small, images, batch_sizes=(5,))

@@ -185,6 +185,24 @@ def test_a_position_of_a_product_goes_with_either_factor() -> None:
     assert {links(loss)[:3] for loss in one.losses} == {links(loss)[:3] for loss in width.losses}
 
 
+def test_only_the_sites_that_hold_a_channel_lose_it() -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.even, self.odd = nn.Linear(4, 8), nn.Linear(4, 2), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.fc1(x)
+            return self.even(x[:, ::2]) + self.odd(x[:, 1::2])
+
+    (found,) = explain(Halves(), torch.zeros(2, 4), "fc1", 3).channels
+    assert [links(loss)[:3] for loss in found.losses] == [
+        ("fc1.weight", 0, (3,)),
+        ("fc1.bias", 0, (3,)),
+        ("odd.weight", 1, (1,)),
+    ]
+
+
 def test_a_frozen_axis_is_explained_by_what_freezes_it() -> None:
     class Frozen(nn.Module):
         def __init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from one_op import Case
 
-from . import contraction, factories, movement, normalization, pointwise, pooling, reduction, views, writing
+from . import contraction, factories, literals, movement, normalization, pointwise, pooling, reduction, views, writing
 
-FAMILIES = (contraction, factories, movement, normalization, pointwise, pooling, reduction, views, writing)
+FAMILIES = (contraction, factories, literals, movement, normalization, pointwise, pooling, reduction, views, writing)
 CASES: tuple[Case, ...] = tuple(case for family in FAMILIES for case in family.CASES)

@@ -63,5 +63,4 @@ CASES = (
     Case("grid_sampler_2d", "ncHW nHW2", lambda x, g: F.grid_sample(x, g, align_corners=False)),
     Case("grid_sampler_3d", "ncDHW nDHW3", lambda x, g: F.grid_sample(x, g, align_corners=False)),
     *_fractional("fractional_max_pool{}d", 2, 3),
-    Case("circular padding", "ncHW", lambda x: F.pad(x, (1, 2, 1, 0), "circular")),
 )

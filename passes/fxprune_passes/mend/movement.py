@@ -32,7 +32,7 @@ def as_slice(places: Sequence[int], size: int) -> slice | None:
     return slice(run[0] or None, run[1] if run[1] < size else None, None)
 
 
-@mend(operator.getitem, "__getitem__")
+@mend(operator.getitem)
 def getitem(call: Call) -> Any:
     """``x[:, :8]`` -> ``x[:, :5]``; a part of a tuple stays that part."""
     source = call.input
@@ -42,7 +42,7 @@ def getitem(call: Call) -> Any:
     return call.emit(call.node.op, call.node.target, (call.tensors[source] if x is None else x, index))
 
 
-@mend(operator.setitem, "__setitem__")
+@mend(operator.setitem)
 def setitem(call: Call) -> fx.Node:
     """``x[:, :8] = y`` -> ``x[:, :5] = y``."""
     _, index = _index(call, in_place=True)

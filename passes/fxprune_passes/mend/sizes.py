@@ -35,7 +35,7 @@ def view(call: Call) -> fx.Node:
     return _with(call, 1, names, new_sizes(call, call.variadic(1, *names), call.axes()))
 
 
-@mend("expand", torch.Tensor.expand)
+@mend("expand")
 def expand(call: Call) -> fx.Node:
     """``x.expand(-1, 16, -1, -1)`` -> ``x.expand(-1, 8, -1, -1)``."""
     names = ("size", "sizes")
@@ -124,7 +124,7 @@ def repeat_interleave(call: Call) -> fx.Node:
     return _replace(call, 1, "repeats", _count(call, call.argument(1, "repeats"), new // old))
 
 
-@mend(F.pad, torch.constant_pad_nd, "pad")
+@mend(F.pad, torch.constant_pad_nd)
 def pad(call: Call) -> fx.Node:
     """``F.pad(x, (0, 0, 0, 0, 8, 8))`` over channels -> as many as are kept on either side."""
     x: Axes = call.axes(call.input)
