@@ -54,8 +54,9 @@ def analyse(model: nn.Module, example_inputs: ExampleInputs, *, freeze_outputs: 
 
 
 def _groups(propagation: Propagation, tensors: dict[str, torch.Tensor]) -> ChannelGroups:
+    readers = propagation.readers - propagation.writers
     sites = [
-        Site(name, dim, axis, id(axis) in propagation.readers - propagation.writers, tensors[name])
+        Site(name, dim, axis, id(axis) in readers, tensors[name])
         for name in _in_order_of_use(propagation, tensors)
         for dim, axis in enumerate(propagation.parameters[name])
     ]

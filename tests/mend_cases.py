@@ -19,7 +19,9 @@ def assigned(x: Tensor, index: Any, value: Any) -> Tensor:
 
 
 MOVEMENT = (
-    Case("getitem: from the left", "nc", lambda x: x[:, :6], code="p0[(slice(None, None, None), slice(None, 3, None))]"),
+    Case(
+        "getitem: from the left", "nc", lambda x: x[:, :6], code="p0[(slice(None, None, None), slice(None, 3, None))]"
+    ),
     Case("getitem: from the right", "nc", lambda x: x[:, -3:]),
     Case("getitem: a run", "nc", lambda x: x[:, 2:6]),
     Case("getitem: first axis", "cn", lambda x: x[3:]),
@@ -38,7 +40,9 @@ MOVEMENT = (
     Case("setitem: with steps", "nc", lambda x: assigned(x, (slice(None), slice(1, None, 2)), 0.3)),
     Case("setitem: where a mask says", "nc", lambda x: assigned(x, x > 0, 0.3)),
     Case("index_select", "nc", lambda x, i: torch.index_select(x, 1, i), constants=(ORDER,)),
-    Case("index_select: by keyword", "nc", lambda x, i: torch.index_select(input=x, dim=-1, index=i), constants=(ORDER,)),
+    Case(
+        "index_select: by keyword", "nc", lambda x, i: torch.index_select(input=x, dim=-1, index=i), constants=(ORDER,)
+    ),
     Case("index_select: method", "nc", lambda x, i: x.index_select(1, i), constants=(ORDER,)),
     Case("narrow", "nc", lambda x: torch.narrow(x, 1, 2, 5)),
     Case("narrow: from the end, method", "nc", lambda x: x.narrow(-1, -3, 2), code="p0.narrow(-1, 2, 1)"),
@@ -103,7 +107,7 @@ SIZES = (
     Case("repeat", "n1 no", lambda x, y: x.repeat(1, 6) + y, code="p0.repeat(1, 3)"),
     Case("repeat: channels", "nc", lambda x: x.repeat(2, 1, 3)),
     Case("tile: method", "n1 no", lambda x, y: x.tile((6,)) + y, code="p0.tile((3,))"),
-    Case("tile", "1g mo", lambda x, y: torch.tile(x, dims=(3, 6)) + y, {"g": 1}),
+    Case("tile", "11 mo", lambda x, y: torch.tile(x, dims=(3, 6)) + y),
     Case("repeat_interleave", "nc", lambda x: torch.repeat_interleave(x, 3, 1)),
     Case("repeat_interleave: method", "n1 no", lambda x, y: x.repeat_interleave(repeats=6, dim=1) + y),
     Case("repeat_interleave: of everything", "nc", lambda x: x.repeat_interleave(3)),
@@ -111,24 +115,72 @@ SIZES = (
     Case("pad: cut", "nc", lambda x: F.pad(x, [-2, -1], mode="constant")),
     Case("pad: reflected", "ncL", lambda x: F.pad(x, (1, 1), "reflect")),
     Case("constant_pad_nd", "nc", lambda x: torch.constant_pad_nd(x, (2, -3), 0.5)),
-    Case("layer_norm", "nlc c c", lambda x, w, b: F.layer_norm(x, (8,), w, b), kept=lambda x, w, b: F.layer_norm(x, x.shape[2:], w, b), code="layer_norm(p0, (4,), "),
-    Case("layer_norm: torch's, two axes", "nlc", lambda x: torch.layer_norm(x, (5, 8)), kept=lambda x: F.layer_norm(x, x.shape[1:])),
-    Case("layer_norm: computed shape", "nlc", lambda x: F.layer_norm(x, normalized_shape=x.shape[-1:]), kept=lambda x: F.layer_norm(x, x.shape[2:])),
-    Case("layer_norm: no bias, another epsilon", "nlc c", lambda x, w: F.layer_norm(x, (8,), weight=w, eps=0.1), kept=lambda x, w: F.layer_norm(x, x.shape[2:], w, eps=0.1)),
+    Case(
+        "layer_norm",
+        "nlc c c",
+        lambda x, w, b: F.layer_norm(x, (8,), w, b),
+        kept=lambda x, w, b: F.layer_norm(x, x.shape[2:], w, b),
+        code="layer_norm(p0, (4,), ",
+    ),
+    Case(
+        "layer_norm: torch's, two axes",
+        "nlc",
+        lambda x: torch.layer_norm(x, (5, 8)),
+        kept=lambda x: F.layer_norm(x, x.shape[1:]),
+    ),
+    Case(
+        "layer_norm: computed shape",
+        "nlc",
+        lambda x: F.layer_norm(x, normalized_shape=x.shape[-1:]),
+        kept=lambda x: F.layer_norm(x, x.shape[2:]),
+    ),
+    Case(
+        "layer_norm: no bias, another epsilon",
+        "nlc c",
+        lambda x, w: F.layer_norm(x, (8,), weight=w, eps=0.1),
+        kept=lambda x, w: F.layer_norm(x, x.shape[2:], w, eps=0.1),
+    ),
     Case("rms_norm", "nlc c", lambda x, w: F.rms_norm(x, (8,), w), kept=lambda x, w: F.rms_norm(x, x.shape[2:], w)),
-    Case("rms_norm: torch's", "nlc", lambda x: torch.rms_norm(x, (8,), eps=0.1), kept=lambda x: F.rms_norm(x, x.shape[2:], eps=0.1)),
+    Case(
+        "rms_norm: torch's",
+        "nlc",
+        lambda x: torch.rms_norm(x, (8,), eps=0.1),
+        kept=lambda x: F.rms_norm(x, x.shape[2:], eps=0.1),
+    ),
     Case("group_norm", "ncHW c c", lambda x, w, b: F.group_norm(x, 1, w, b)),
-    Case("group_norm: torch's, groups that can go", "ncHW", lambda x: torch.group_norm(x, num_groups=4), kept=lambda x: F.group_norm(x, x.shape[1])),
+    Case(
+        "group_norm: torch's, groups that can go",
+        "ncHW",
+        lambda x: torch.group_norm(x, num_groups=4),
+        kept=lambda x: F.group_norm(x, x.shape[1]),
+    ),
     Case("channel_shuffle", "nchw", lambda x: F.channel_shuffle(x, 4)),
     Case("native_channel_shuffle", "nchw", lambda x: F.native_channel_shuffle(x, 4)),
     Case("conv1d", "ncL oiK o", lambda x, w, b: F.conv1d(x, w, b, groups=2), {"i": 4}, code="groups = 1)"),
-    Case("conv2d", "ncHW c1KK", lambda x, w: F.conv2d(x, w, None, 1, 1, 1, 8), code="torch.conv2d(p0, p1, None, 1, 1, 1, 4)"),
+    Case(
+        "conv2d",
+        "ncHW c1KK",
+        lambda x, w: F.conv2d(x, w, None, 1, 1, 1, 8),
+        code="torch.conv2d(p0, p1, None, 1, 1, 1, 4)",
+    ),
     Case("conv3d", "ncDHW oiKKK", lambda x, w: F.conv3d(x, w, groups=2), {"i": 4}),
     Case("conv_transpose1d", "ncL coK", lambda x, w: F.conv_transpose1d(x, w, groups=2), {"o": 3}),
     Case("conv_transpose2d", "ncHW coKK", lambda x, w: F.conv_transpose2d(x, w, None, 2, 0, 1, 4), {"o": 3}),
     Case("conv_transpose3d", "ncDHW coKKK", lambda x, w: F.conv_transpose3d(x, w, groups=8), {"o": 2}),
-    Case("scaled_dot_product_attention", "nhLe nhSe nhSd", F.scaled_dot_product_attention, {"d": 10}, code="scale = 0.316227766"),
-    Case("scaled_dot_product_attention: scaled", "nhLe nhSe nhSd", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, scale=0.3), {"d": 10}, code="scale = 0.3)"),
+    Case(
+        "scaled_dot_product_attention",
+        "nhLe nhSe nhSd",
+        F.scaled_dot_product_attention,
+        {"d": 10},
+        code="scale = 0.316227766",
+    ),
+    Case(
+        "scaled_dot_product_attention: scaled",
+        "nhLe nhSe nhSd",
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, scale=0.3),
+        {"d": 10},
+        code="scale = 0.3)",
+    ),
 )
 STATISTICS = (
     Case("mean", "nc", lambda x: torch.mean(x, 1)),
@@ -164,7 +216,12 @@ MODULES = (
     Case("InstanceNorm2d without a batch", "cHW", nn.InstanceNorm2d(8)),
     Case("InstanceNorm3d", "ncDHW", nn.InstanceNorm3d(8)),
     Case("LayerNorm", "nlc", nn.LayerNorm(8), kept=lambda x, w, b: F.layer_norm(x, x.shape[2:], w, b)),
-    Case("LayerNorm over two axes, plain", "nlc", nn.LayerNorm((5, 8), elementwise_affine=False), kept=lambda x: F.layer_norm(x, x.shape[1:])),
+    Case(
+        "LayerNorm over two axes, plain",
+        "nlc",
+        nn.LayerNorm((5, 8), elementwise_affine=False),
+        kept=lambda x: F.layer_norm(x, x.shape[1:]),
+    ),
     Case("RMSNorm", "nlc", nn.RMSNorm(8), kept=lambda x, w: F.rms_norm(x, x.shape[2:], w)),
     Case("GroupNorm", "ncHW", nn.GroupNorm(4, 8), kept=lambda x, w, b: F.group_norm(x, x.shape[1], w, b)),
     Case("GroupNorm of one group, plain", "ncHW", nn.GroupNorm(1, 8, affine=False), kept=lambda x: F.group_norm(x, 1)),
@@ -191,5 +248,5 @@ MODULES = (
     Case("GRU", "NLi", nn.GRU(6, 4, batch_first=True, bias=False)),
     Case("GRU: two layers, two directions", "LNi", nn.GRU(6, 4, 2, bidirectional=True)),
     Case("RNN", "LNi MNC", nn.RNN(6, 4, 2, nonlinearity="relu"), {"M": 2, "C": 4}),
-)  # fmt: skip
+)
 CASES = (*MOVEMENT, *SIZES, *STATISTICS, *MODULES)

@@ -65,6 +65,7 @@ class Equations:
         Raises:
             ValueError: The sizes differ (a rule stated an equation that cannot hold).
         """
+        stated = (a, b)
         a, b = resolve(a), resolve(b)
         if a is b:
             return
@@ -74,9 +75,9 @@ class Equations:
         if frozen_a and frozen_b:
             return
         if isinstance(a, Dim) and not frozen_a:
-            self._bind(a, b)
+            self._bind(a, b, stated)
         elif isinstance(b, Dim) and not frozen_b:
-            self._bind(b, a)
+            self._bind(b, a, stated[::-1])
         elif frozen := frozen_a or frozen_b:
             self._keep(b if frozen_a else a, frozen)
         elif isinstance(a, Prod) and isinstance(b, Prod):
@@ -117,12 +118,14 @@ class Equations:
         self.equate(term, prod(result))
         return result
 
-    def _bind(self, dim: Dim, term: Term) -> None:
+    def _bind(self, dim: Dim, term: Term, stated: tuple[Term, Term] | None = None) -> None:
+        """Solve a Dim, and record the equation as it was stated, so that a chain of ties visits only ops on its way."""
         if any(leaf is dim for leaf in leaves(term)):
             self._equate_positions(dim, term)
             return
         dim.bound = term
-        self.ties.append(Tie(dim, term, self.where))
+        left, right = stated or (dim, term)
+        self.ties.append(Tie(left, right, self.where) if isinstance(left, Dim) else Tie(dim, right, self.where))
 
     def _keep(self, term: Term, frozen: Frozen) -> None:
         """Tie every channel that ``term`` holds to one that stays, and no other."""

@@ -11,6 +11,7 @@ from tabulate import tabulate
 from fxprune_passes.axes import Axes, Cat, Dim, Take, Term, Where, freezing, leaves, resolve, show
 from fxprune_passes.equations import Tie
 from fxprune_passes.errors import PlanError, explain
+from fxprune_passes.ties import chain_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +211,11 @@ class ChannelGroups(Sequence[ChannelGroup]):
         return explain(first, at=str(site), why="\n".join(self.chain(self.parameters[site.parameter][site.dim])))
 
     def chain(self, axis: Term) -> list[str]:
-        """The ties that lead from an axis, as the model stated it, to what it turned out to be."""
-        steps, term = [], axis
-        by_dim = {tie.dim: tie for tie in self.ties}
-        while isinstance(term, Dim) and (tie := by_dim.get(term)):
-            steps.append(f"{term.size} channels tied by {tie.where}")
-            term = tie.term
-        frozen = freezing(term)
-        return [*steps, *([f"frozen by {frozen.where}: {frozen.reason}"] if frozen else [])]
+        """The ties that lead from a frozen axis, as the model stated it, to what it is frozen by."""
+        if (frozen := freezing(axis)) is None:
+            return []
+        links = [f"{axis.size} channels tied by {where}" for where in chain_to(axis, frozen, self.ties)]
+        return [*links, f"frozen by {frozen.where}: {frozen.reason}"]
 
 
 def _is_called(site: Site, member: str) -> bool:

@@ -1,4 +1,4 @@
-"""Axes position by position: the channels that each position is made of, and the classes that equations make of them."""
+"""Axes position by position: the channels that each one is made of, and the classes that equations make of them."""
 
 from __future__ import annotations
 

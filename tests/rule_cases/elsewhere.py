@@ -32,7 +32,10 @@ ELSEWHERE = (
     Elsewhere("_scaled_dot_product_attention_math_for_mps", "MPS", "nhLe nbSe nbSd", lambda *t: t, "nhLd"),
     Elsewhere("linear", "MPS", "nlk ok o", lambda *tensors: tensors, "nlo"),
     Elsewhere(
-        "convolution_overrideable", "out of tree", "niHW oiKK o",
-        lambda *tensors: (*tensors, (1, 1), (1, 1), (1, 1), False, (0, 0), 1), "noHW",
+        "convolution_overrideable",
+        "out of tree",
+        "niHW oiKK o",
+        lambda *tensors: (*tensors, (1, 1), (1, 1), (1, 1), False, (0, 0), 1),
+        "noHW",
     ),
-)  # fmt: skip
+)

@@ -15,10 +15,10 @@ CASES = (
     Case("circular padding", "ncHW", lambda x: F.pad(x, (1, 2, 1, 0), "circular")),
     Case("aten.slice", "nC", lambda x: aten.slice.Tensor(x, 1, 2, 6)),
     Case("aten.split", "nC", lambda x: aten.split(x, 3, 1)),
-    Case("aten.roll", "nC", lambda x: aten.roll(x, 3, 1)),
+    Case("aten.roll", "nC", lambda x: aten.roll(x, [3], [1])),
     Case("aten.view", "NC", lambda x: aten.view.default(x, [4, 2, 4])),
     Case("aten.expand", "1C", lambda x: aten.expand.default(x, [5, 8])),
     Case("aten.native_layer_norm", "NC", lambda x: aten.native_layer_norm.default(x, [8], None, None, 1e-5)[0]),
-    Case("aten.convolution", "NCHW CAKK", lambda x, w: aten.conv2d.default(x, w, None, 1, 1, 1, 2)),
+    Case("aten.convolution", "NCHW CAKK", lambda x, w: aten.conv2d.default(x, w, None, [1, 1], [1, 1], [1, 1], 2)),
     Case("aten.mm", "mk kn", aten.mm.default),
 )

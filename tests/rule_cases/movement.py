@@ -46,4 +46,4 @@ CASES = (
     Case("triu", "nHW", lambda x: torch.triu(x, 1)),
     Case("tril_", "nHW", lambda x: x.clone().tril_()),
     Case("triu_", "nHW", lambda x: x.clone().triu_()),
-)  # fmt: skip
+)

@@ -8,5 +8,15 @@ from fxprune_passes.mend.registry import MENDS, Call, Scalars, Source, mend
 from fxprune_passes.mend.statistics import FULL
 
 __all__ = [
-    "FULL", "MENDS", "MODULES", "Call", "Scalars", "Source", "knows_statistics", "mend", "opaque", "spoken_of", "unmended",
-]  # fmt: skip
+    "FULL",
+    "MENDS",
+    "MODULES",
+    "Call",
+    "Scalars",
+    "Source",
+    "knows_statistics",
+    "mend",
+    "opaque",
+    "spoken_of",
+    "unmended",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +24,7 @@ def run_of(places: Sequence[int]) -> tuple[int, int] | None:
 
 def as_slice(places: Sequence[int], size: int) -> slice | None:
     """The plainest slice that reads ``places`` of an axis of ``size``, or None."""
-    if len(places) > 1 and len(steps := {b - a for a, b in zip(places, places[1:], strict=False)}) == 1:
+    if len(places) > 1 and len(steps := {b - a for a, b in itertools.pairwise(places)}) == 1:
         step = steps.pop()
         if step > 1:
             return slice(places[0] or None, places[-1] + 1 if places[-1] + step < size else None, step)
@@ -46,9 +47,7 @@ def getitem(call: Call) -> Any:
 def setitem(call: Call) -> fx.Node:
     """``x[:, :8] = y`` -> ``x[:, :5] = y``."""
     _, index = _index(call, in_place=True)
-    return call.emit(
-        call.node.op, call.node.target, (call.tensors[call.input], index, call.data(call.node.args[2]))
-    )
+    return call.emit(call.node.op, call.node.target, (call.tensors[call.input], index, call.data(call.node.args[2])))
 
 
 def _index(call: Call, *, in_place: bool = False) -> tuple[fx.Node | None, Any]:
@@ -133,9 +132,7 @@ def index_select(call: Call) -> fx.Node:
     dim, index = call.old(call.argument(1, "dim")), call.argument(2, "index")
     if call.kept.mask(x[dim]) is None:
         return call.copy()
-    return call.emit(
-        call.node.op, call.node.target, (call.tensors[call.input], dim, _remapped(call, index, x, dim))
-    )
+    return call.emit(call.node.op, call.node.target, (call.tensors[call.input], dim, _remapped(call, index, x, dim)))
 
 
 @mend(torch.narrow, "narrow")

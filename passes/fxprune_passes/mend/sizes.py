@@ -129,8 +129,8 @@ def pad(call: Call) -> fx.Node:
     """``F.pad(x, (0, 0, 0, 0, 8, 8))`` over channels -> as many as are kept on either side."""
     x: Axes = call.axes(call.input)
     widths = call.argument(1, "pad")
-    mode = "constant" if call.node.target is torch.constant_pad_nd else call.argument(2, "mode", "constant")
-    if isinstance(widths, fx.Node) or mode != "constant":
+    is_constant = call.node.target is torch.constant_pad_nd or call.argument(2, "mode", "constant") == "constant"
+    if isinstance(widths, fx.Node) or not is_constant:
         return call.copy()
     result = list(call.data(widths))
     for number in range(len(widths) // 2):

@@ -1,4 +1,4 @@
-"""Normalisation: affine parameters and running statistics follow the channels; statistics over a channel axis are noted."""
+"""Normalisation: affine parameters and running statistics follow the channels, other statistics are noted."""
 
 from __future__ import annotations
 

@@ -36,9 +36,7 @@ for _rank, _names in _BY_RANK.items():
 
 
 @rule(aten.fractional_max_pool2d, aten.fractional_max_pool3d)
-def fractional_pool(
-    op: Op, x: Axes, kernel_size: Sequence[int], output_size: Sequence[int], samples: Axes
-) -> Result:
+def fractional_pool(op: Op, x: Axes, kernel_size: Sequence[int], output_size: Sequence[int], samples: Axes) -> Result:
     """(N, C, *S), (N, C, rank) -> (N, C, *S'): every channel has its own random places."""
     rank = len(output_size)
     op.freeze((*x[-rank:], samples[2]), "spatial axis")
