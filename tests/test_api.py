@@ -279,7 +279,7 @@ def _refusals() -> list[Any]:
         ("frozen", _keep({"head": [0]}), "'head' cannot be pruned: 5 channels, frozen by model output"),
         ("twice", _keep({"stem": [1, 1]}), "'stem' keeps an index twice: [1, 1]."),
         ("conflict", _keep({"stem": [1], "inner": [2]}), "'inner' and an earlier entry ask for"),
-        ("empty", lambda model: fxprune.compile(model, _keep({"stem": []})(model)), "the plan removes every channel that"),
+        ("empty", lambda model: fxprune.compile(model, _keep({"stem": []})(model)), "the plan removes every channel"),
         ("above", _plan(1.5), "channels=1.5 is out of range"),
         ("zero", _plan(0), "channels=0 is out of range"),
         ("round", _plan(round_to=0), "round_to=0, expected None or a positive"),

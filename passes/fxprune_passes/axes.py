@@ -113,7 +113,8 @@ def take(base: Term, index: Sequence[int]) -> Term:
     """Picked positions in normal form: of what is picked at all, never a Take of a Take, never the identity."""
     base, index = resolve(base), tuple(index)
     if isinstance(base, Take):
-        base, index = base.base, tuple(base.index[i] for i in index)
+        inner = base.index
+        base, index = base.base, tuple(inner[i] for i in index)
     if isinstance(base, (Cat, Prod)):
         used, index = _used_parts(base, index) if isinstance(base, Cat) else _used_factors(base, index)
         if used.size < base.size:

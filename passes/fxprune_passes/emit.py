@@ -13,7 +13,6 @@ from torch import fx, nn
 from fxprune_passes.axes import Axes
 from fxprune_passes.kept import Kept
 
-
 _HELD_AT_ONCE = 1 << 21  # elements of a weight that are copied in one step
 
 

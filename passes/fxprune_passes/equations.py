@@ -249,7 +249,7 @@ class Equations:
         dims: list[Dim],
         classes: dict[Position, Position],
         free: list[Position],
-        whole: dict[Position, Frozen | None],
+        whole: dict[Position, Frozen],
     ) -> None:
         """Bind each Dim to its classes of channels; channels outside the equation stay on their own."""
         shared = self._shared(len(free)) if free else None

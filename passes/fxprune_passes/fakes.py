@@ -55,4 +55,4 @@ def fake_tensors(module: nn.Module, fake_mode: FakeTensorMode) -> Iterator[None]
         yield
     finally:
         for table, content in zip(tables, real, strict=True):
-            table.update(content)
+            table.update(content)  # type: ignore[arg-type]

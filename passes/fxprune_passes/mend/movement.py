@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx
@@ -82,7 +82,7 @@ def _index(call: Call, *, in_place: bool = False) -> tuple[fx.Node | None, Any]:
     return selected, result[0] if plain else tuple(result)
 
 
-def _is_index(call: Call, item: Any) -> bool:
+def _is_index(call: Call, item: Any) -> TypeGuard[fx.Node]:
     """Whether an index item is a tensor of places (a mask is as long as the axes that it selects from)."""
     return isinstance(item, fx.Node) and isinstance(call.axes(item), tuple) and call.old(item).dtype != torch.bool
 
@@ -112,7 +112,7 @@ def _slice(call: Call, item: slice, x: Axes, dim: int) -> tuple[Any, list[int] |
     return (found, None) if found is not None else (slice(None), places)
 
 
-def _remapped(call: Call, index: fx.Node, x: Axes, dim: int) -> fx.Node:
+def _remapped(call: Call, index: Any, x: Axes, dim: int) -> fx.Node:
     """An index vector with known values, pointing at the kept channels' new places."""
     return call.constant(torch.tensor(_new_places(call, call.source.constants[index].tolist(), x, dim)))
 

@@ -191,7 +191,7 @@ def convolution(call: Call) -> fx.Node:
 
 
 def _count(call: Call, entry: Any, wanted: int) -> Any:
-    """A number of groups or copies: computed in the graph where it was (a batch may be folded into it), else literal."""
+    """A number of groups or copies: computed where it was (a batch may be folded into it), else literal."""
     if not isinstance(entry, fx.Node):
         return wanted
     value = call.new(entry)

@@ -14,21 +14,21 @@ aten = torch.ops.aten
 
 
 @rule(aten.mm)
-def mm(op: Op, a: Axes, b: Axes) -> Result:
+def mm(op: Op, a: Axes, b: Axes) -> Axes:
     """(M, K), (K, N) -> (M, N)."""
     op.contract(a, 1, b, 0)
     return (a[0], b[1])
 
 
 @rule(aten.bmm)
-def bmm(op: Op, a: Axes, b: Axes) -> Result:
+def bmm(op: Op, a: Axes, b: Axes) -> Axes:
     """(B, M, K), (B, K, N) -> (B, M, N)."""
     op.contract(a, 2, b, 1)
     return (op.equal(a[0], b[0]), a[1], b[2])
 
 
 @rule(aten.mv)
-def mv(op: Op, a: Axes, b: Axes) -> Result:
+def mv(op: Op, a: Axes, b: Axes) -> Axes:
     """(M, K), (K,) -> (M,)."""
     op.contract(a, 1, b, 0)
     return (a[0],)
@@ -44,7 +44,7 @@ def dot(op: Op, a: Axes, b: Axes) -> Result:
 @rule(aten.addmm, aten.baddbmm, aten.addmv, aten.addmm_, aten.baddbmm_)
 def addmm(op: Op, bias: Axes, a: Axes, b: Axes, **kwargs: Any) -> Result:
     """(N,) or (M, N), (M, K), (K, N) -> (M, N); a batch axis in front for baddbmm."""
-    result = {1: mv, 2: mm, 3: bmm}[len(op.shape)](op, a, b)
+    result: Any = {1: mv, 2: mm, 3: bmm}[len(op.shape)](op, a, b)
     return _broadcast(op, bias, result)
 
 
