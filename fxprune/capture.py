@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,9 +63,28 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Capture:
         raise CaptureError(explain(f"{type(model).__name__} cannot be copied: {error}", mend=mend)) from error
     args, kwargs = _fake((args, kwargs), fake_mode)
     bound = bind(copy, args, kwargs)
-    graph_module, tracer = _trace(copy, args, kwargs, bound, fake_mode)
+    with _autocast_refused():
+        graph_module, tracer = _trace(copy, args, kwargs, bound, fake_mode)
     constants = {**_constants(graph_module, model), **_mask_indices(graph_module, model, fake_mode)}
     return Capture(graph_module, _inputs(graph_module, bound), fake_mode, constants, tracer)
+
+
+@contextmanager
+def _autocast_refused() -> Iterator[None]:
+    """A graph cannot hold an autocast region, and the function without it is another one."""
+    enter = torch.autocast.__enter__
+
+    def refuse(region: torch.autocast) -> Any:
+        if region._enabled:
+            first = f"the model enters torch.autocast at {current_line()}, which a graph cannot hold."
+            raise CaptureError(explain(first, mend="cast the weights instead, or enter autocast around the model"))
+        return enter(region)  # type: ignore[no-untyped-call]
+
+    torch.autocast.__enter__ = refuse  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.autocast.__enter__ = enter  # type: ignore[method-assign]
 
 
 def _fake(value: Any, fake_mode: FakeTensorMode) -> Any:

@@ -454,3 +454,20 @@ def test_lenet_of_the_pruning_tutorial(batch: int) -> None:
     small = fxprune.compile(model, plan)
     assert small.fc1.weight.shape == (60, 8 * 25)
     assert_exact(model, plan, small, images, batch_sizes=(5,))
+
+
+def test_an_autocast_region_inside_a_forward_is_refused() -> None:
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                x = self.wide(x)
+            return self.head(x.float())
+
+    enter = torch.autocast.__enter__
+    with pytest.raises(fxprune.CaptureError, match=r"the model enters torch.autocast at test_api.py:\d+"):
+        fxprune.analyze(Cast(), torch.randn(2, 4))
+    assert torch.autocast.__enter__ is enter
