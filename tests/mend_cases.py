@@ -98,6 +98,7 @@ SIZES = (
     Case("full", "nc", lambda x: x + torch.full((x.shape[0], 8), 0.3)),
     Case("full: by keyword", "nc", lambda x: x + torch.full(size=(x.shape[0], 8), fill_value=0.3)),
     Case("squeeze: an axis of which one channel is left", "ngc1", lambda x: x.squeeze(), {"g": 2}),
+    Case("squeeze: of no axis, until it has one channel left", "ngc", lambda x: x.squeeze(1), {"g": 2}),
     Case("squeeze", "n1c", lambda x: torch.squeeze(x, 1)),
     Case("squeeze: one of two axes", "1gc", lambda x: x.squeeze((0, 1)), {"g": 2}),
     Case("squeeze_", "g1c", lambda x: x.clone().squeeze_(), {"g": 2}),

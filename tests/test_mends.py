@@ -5,9 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from mend_cases import CASES
-from one_op import CHOICES, Case, analysed, assert_axes, assert_law, compiled, failures, takes_statistics
+from one_op import (
+    CHOICES,
+    Case,
+    analysed,
+    assert_axes,
+    assert_law_for_random_choices,
+    assert_law_or_refusal,
+    compiled,
+    failures,
+    random_choice,
+)
+from support import assert_exact, random_plan
+from torch import Tensor, nn
 
+import fxprune
 from fxprune_passes.mend import FULL, MENDS, MODULES
 
 NAMES = [case.name for case in CASES]
@@ -35,13 +49,47 @@ def test_what_can_be_pruned_and_what_is_tied(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_compiled_is_the_masked_original(case: Case) -> None:
-    for seed, share in CHOICES:
-        assert_law(case, seed, share, "full")
-        if takes_statistics(case):
-            assert_law(case, seed, share, "kept")
+    assert_law_for_random_choices(case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_a_group_that_loses_all_channels_is_exact_or_refused(case: Case) -> None:
+    assert_law_or_refusal(case)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.code], ids=repr)
 def test_the_code_of_the_mended_call(case: Case) -> None:
-    _, small = compiled(case, *CHOICES[0], "kept")
+    _, small = compiled(case, random_choice(case, *CHOICES[0]), "kept")
     assert case.code in small.code
+
+
+class Reader(nn.Module):
+    """A recurrent module that reads normalised features; its first state is an input."""
+
+    def __init__(self, kind: type[nn.RNNBase], layers: int, *, both_ways: bool, batch_first: bool) -> None:
+        super().__init__()
+        directions = 2 if both_ways else 1
+        self.features, self.norm = nn.Linear(5, 12), nn.LayerNorm(12)
+        self.read = kind(12, 6, layers, bidirectional=both_ways, batch_first=batch_first)
+        self.start = nn.Parameter(torch.randn(layers * directions, 1, 6))
+        self.head = nn.Linear(6 * directions, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        start = self.start.expand(-1, x.shape[0 if self.read.batch_first else 1], -1).contiguous()
+        states = (start, torch.tanh(start)) if isinstance(self.read, nn.LSTM) else start
+        output, last = self.read(torch.relu(self.norm(self.features(x))), states)
+        return self.head(output), last[0]
+
+
+@pytest.mark.parametrize("statistics", ["full", "kept"])
+@pytest.mark.parametrize(("both_ways", "batch_first"), [(False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_what_a_recurrent_module_reads_is_pruned(
+    kind: type[nn.RNNBase], layers: int, both_ways: bool, batch_first: bool, statistics: str
+) -> None:
+    model, x = Reader(kind, layers, both_ways=both_ways, batch_first=batch_first).eval(), torch.randn(3, 4, 5)
+    plan = random_plan(model, x, fraction=0.5)
+    small = fxprune.compile(model, plan, statistics=statistics)
+    assert (small.read.input_size, small.read.hidden_size) == (6, 6)
+    assert_exact(model, plan, small, x, batch_sizes=(5,) if batch_first else ())

@@ -74,7 +74,7 @@ def _index(call: Call, *, in_place: bool = False) -> tuple[fx.Node | None, Any]:
                     )
         elif isinstance(item, list) and call.kept.mask(x[dim]) is not None:
             written = _new_places(call, call.old(item), x, dim)
-        elif _is_index(call, item) and call.kept.mask(x[dim]) is not None:
+        elif _is_index(item, call) and call.kept.mask(x[dim]) is not None:
             written = _remapped(call, item, x, dim)
         result.append(written)
         dim += _consumes(call, item)
@@ -82,7 +82,7 @@ def _index(call: Call, *, in_place: bool = False) -> tuple[fx.Node | None, Any]:
     return selected, result[0] if plain else tuple(result)
 
 
-def _is_index(call: Call, item: Any) -> TypeGuard[fx.Node]:
+def _is_index(item: Any, call: Call) -> TypeGuard[fx.Node]:
     """Whether an index item is a tensor of places (a mask is as long as the axes that it selects from)."""
     return isinstance(item, fx.Node) and isinstance(call.axes(item), tuple) and call.old(item).dtype != torch.bool
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
@@ -15,6 +15,7 @@ from fxprune_passes.equations import Equations
 
 Result = Axes | list[Axes]
 Rule = Callable[..., Result]
+AnyRule = TypeVar("AnyRule", bound=Rule)
 AtenOp = OpOverload | OpOverloadPacket
 
 RULES: dict[AtenOp, Rule] = {}
@@ -87,10 +88,10 @@ class Op:
             return [int(value) for value in values]
 
 
-def rule(*ops: AtenOp) -> Callable[[Rule], Rule]:
+def rule(*ops: AtenOp) -> Callable[[AnyRule], AnyRule]:
     """Register a function as the rule of ATen ops (an overload, or a packet for all its overloads)."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: AnyRule) -> AnyRule:
         for op in ops:
             if op in RULES:
                 raise ValueError(f"{op} already has the rule {RULES[op].__name__}")
