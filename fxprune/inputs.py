@@ -57,7 +57,7 @@ def bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
     try:
         bound = signature.bind(*args, **kwargs).arguments
     except TypeError as error:
-        first = f"example inputs do not fit {type(model).__name__}.forward{signature}: {error}."
+        first = f"inputs do not fit {type(model).__name__}.forward{signature}: {error}."
         mend = "pass a tuple of positional or a dict of keyword arguments"
         raise CaptureError(explain(first, mend=mend)) from error
     result: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -61,6 +62,27 @@ def test_a_group_that_loses_all_channels_is_exact_or_refused(case: Case) -> None
 def test_the_code_of_the_mended_call(case: Case) -> None:
     _, small = compiled(case, random_choice(case, *CHOICES[0]), "kept")
     assert case.code in small.code
+
+
+def made_anew(module: nn.Module) -> nn.Module:
+    """A new module of the same class with the same attributes."""
+    kind = nn.RNNBase if isinstance(module, nn.RNNBase) else type(module)
+    names = set(inspect.signature(kind.__init__).parameters) - {"mode", "bias"}
+    if not isinstance(module, nn.LSTM):
+        names.discard("proj_size")
+    arguments = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    if hasattr(module, "bias"):  # a recurrent module has a flag of this name, others a tensor or None
+        arguments["bias"] = module.bias is not None and module.bias is not False
+    return type(module)(**arguments)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if isinstance(case.function, nn.Module)], ids=repr)
+def test_a_modules_attributes_are_those_of_a_new_module_of_its_size(case: Case) -> None:
+    _, small = compiled(case, random_choice(case, *CHOICES[0]), "kept")
+    new = made_anew(small.call)
+    assert {name: one.shape for name, one in new.state_dict().items()} == {
+        name: one.shape for name, one in small.call.state_dict().items()
+    }
 
 
 class Reader(nn.Module):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from one_op import Case
 
 aten = torch.ops.aten
+ORDER = torch.tensor([5, 2, 2, 7, 0, 1])
 
 CASES = (
     Case("fftshift", "nC", lambda x: torch.fft.fftshift(x, 1)),
@@ -16,6 +17,9 @@ CASES = (
     Case("aten.slice", "nC", lambda x: aten.slice.Tensor(x, 1, 2, 6)),
     Case("aten.split", "nC", lambda x: aten.split(x, 3, 1)),
     Case("aten.roll", "nC", lambda x: aten.roll(x, [3], [1])),
+    Case("aten.constant_pad_nd", "nC", lambda x: aten.constant_pad_nd.default(x, [2, -3])),
+    Case("aten.index_select", "nC", lambda x, i: aten.index_select.default(x, 1, i), constants=(ORDER,)),
+    Case("aten.index", "nC", lambda x, i: aten.index.Tensor(x, [None, i]), constants=(ORDER,)),
     Case("aten.view", "NC", lambda x: aten.view.default(x, [4, 2, 4])),
     Case("aten.expand", "1C", lambda x: aten.expand.default(x, [5, 8])),
     Case("aten.native_layer_norm", "NC", lambda x: aten.native_layer_norm.default(x, [8], None, None, 1e-5)[0]),
