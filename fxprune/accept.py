@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from fxprune_passes.errors import CaptureError, explain
 
-_HOOKS = {
-    "_forward_hooks": "forward hook",
-    "_forward_pre_hooks": "forward pre-hook",
-    "_backward_hooks": "backward hook",
-    "_backward_pre_hooks": "backward pre-hook",
-}
+_BACKWARD = {"_backward_hooks": "backward hook", "_backward_pre_hooks": "backward pre-hook"}
+_HOOKS = {"_forward_hooks": "forward hook", "_forward_pre_hooks": "forward pre-hook", **_BACKWARD}
 
 
-def accept(model: nn.Module) -> None:
+def accept(model: nn.Module, *, hooks: bool = False) -> None:
     """Check that a model can be captured.
 
     Args:
         model: Any module; only read.
+        hooks: Forward hooks may stay, since the code does.
 
     Raises:
         CaptureError: It is no module, has uninitialised parameters, hooks, parametrizations, or several devices.
@@ -34,7 +33,7 @@ def accept(model: nn.Module) -> None:
             raise CaptureError(explain(first, mend="remove the hook; add it to the compiled model"))
     for name, module in model.named_modules():
         _refuse_parametrized(name, module)
-        _refuse_hooks(name, module)
+        _refuse_hooks(name, module, _BACKWARD if hooks else _HOOKS)
     _refuse_devices(model)
 
 
@@ -46,8 +45,8 @@ def _refuse_parametrized(name: str, module: nn.Module) -> None:
         raise CaptureError(explain(first, mend=mend))
 
 
-def _refuse_hooks(name: str, module: nn.Module) -> None:
-    for attribute, kind in _HOOKS.items():
+def _refuse_hooks(name: str, module: nn.Module, kinds: Mapping[str, str]) -> None:
+    for attribute, kind in kinds.items():
         for hook in getattr(module, attribute, {}).values():
             shown = getattr(hook, "__qualname__", type(hook).__name__)
             first = f"module {name or type(module).__name__!r} has a {kind} ({shown}), which a graph cannot hold."

@@ -21,25 +21,30 @@ class Analysis:
         capture: The captured graph.
         propagation: The axes of every tensor in it.
         groups: What can be pruned, what is frozen and why.
+        emit: What it is for: ``"graph"`` or ``"module"``.
     """
 
     capture: Capture
     propagation: Propagation
     groups: ChannelGroups
+    emit: str = "graph"
 
 
-def analyse(model: nn.Module, example_inputs: ExampleInputs, *, freeze_outputs: bool = True) -> Analysis:
+def analyse(
+    model: nn.Module, example_inputs: ExampleInputs, *, emit: str = "graph", freeze_outputs: bool = True
+) -> Analysis:
     """Capture a model and solve its axis equations.
 
     Args:
         model: Any module; only read.
         example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
+        emit: ``"module"`` analyses a model whose code stays: see :func:`fxprune.capture.capture`.
         freeze_outputs: Keep the model's outputs whole (always, but for the laws of single ops).
 
     Raises:
         CaptureError: The model cannot be captured.
     """
-    captured = capture(model, example_inputs)
+    captured = capture(model, example_inputs, emit=emit)
     tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors.update(model.named_buffers(remove_duplicate=False))
     tensors.update(captured.constants)
@@ -50,7 +55,7 @@ def analyse(model: nn.Module, example_inputs: ExampleInputs, *, freeze_outputs: 
         tensors,
         freeze_outputs=freeze_outputs,
     )
-    return Analysis(captured, propagation, _groups(propagation, tensors))
+    return Analysis(captured, propagation, _groups(propagation, tensors), emit)
 
 
 def _groups(propagation: Propagation, tensors: dict[str, torch.Tensor]) -> ChannelGroups:

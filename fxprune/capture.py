@@ -6,12 +6,14 @@ import inspect
 import operator
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
 from fxprune.accept import accept
 from fxprune.frames import call_model, current_line
@@ -28,24 +30,31 @@ class Capture:
     Attributes:
         graph_module: Readable graph over fake parameters, with ``source`` and ``module`` in ``node.meta``.
         inputs: A fake tensor or plain value for each placeholder.
-        fake_mode: The mode of all fake tensors.
+        fake_mode: The mode of all fake tensors; None where the graph was recorded on real values and holds for these
+            alone.
         constants: Real tensors that the graph reads and that are neither parameters nor buffers, by name.
         tracer: ``"symbolic"`` or ``"recording"`` (or ``"graph"`` where the model was a graph already).
+        call: Positional and keyword arguments of the recorded call, where the model's code stays.
+        strangers: Constants that the graph reads and that have no name in the model.
     """
 
     graph_module: fx.GraphModule
     inputs: Mapping[str, Any]
-    fake_mode: FakeTensorMode
+    fake_mode: FakeTensorMode | None
     constants: Mapping[str, torch.Tensor]
     tracer: str
+    call: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    strangers: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
-def capture(model: nn.Module, example_inputs: ExampleInputs) -> Capture:
+def capture(model: nn.Module, example_inputs: ExampleInputs, *, emit: str = "graph") -> Capture:
     """Capture a model as a graph.
 
     Args:
         model: Any module; only read.
         example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
+        emit: ``"graph"`` for a graph to rewrite, ``"module"`` for one that serves to analyse a model whose code
+            stays; that one is recorded on real values where fake tensors do not suffice.
 
     Returns:
         The graph over fake tensors, so that nothing is computed and no data is copied.
@@ -53,20 +62,56 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Capture:
     Raises:
         CaptureError: The model is of a kind that is refused, or does not run on the inputs.
     """
-    accept(model)
+    accept(model, hooks=emit == "module")
     args, kwargs = as_call(example_inputs)
+    if emit == "module":
+        try:
+            return _observe(model, args, kwargs, FakeTensorMode(allow_non_fake_inputs=True))
+        except CaptureError:
+            return _observe(model, args, kwargs, None)
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
-    try:
-        copy = shadow(model, fake_mode)
-    except Exception as error:
-        mend = "the model's structure is copied by copy.deepcopy; make its attributes copyable"
-        raise CaptureError(explain(f"{type(model).__name__} cannot be copied: {error}", mend=mend)) from error
+    copy = _copy(model, fake_mode)
     args, kwargs = _fake((args, kwargs), fake_mode)
     bound = bind(copy, args, kwargs)
     with _autocast_refused():
         graph_module, tracer = _trace(copy, args, kwargs, bound, fake_mode)
     constants = {**_constants(graph_module, model), **_mask_indices(graph_module, model, fake_mode)}
     return Capture(graph_module, _inputs(graph_module, bound), fake_mode, constants, tracer)
+
+
+def _copy(model: nn.Module, fake_mode: FakeTensorMode | None) -> nn.Module:
+    try:
+        return deepcopy(model) if fake_mode is None else shadow(model, fake_mode)
+    except Exception as error:
+        mend = "the model's structure is copied by copy.deepcopy; make its attributes copyable"
+        raise CaptureError(explain(f"{type(model).__name__} cannot be copied: {error}", mend=mend)) from error
+
+
+def _observe(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake_mode: FakeTensorMode | None
+) -> Capture:
+    """The graph of one run of a model whose code stays, on fake tensors or on real ones."""
+    copy = _copy(model, fake_mode)
+    args, kwargs = _fake((args, kwargs), fake_mode) if fake_mode else own((args, kwargs))
+    bound = own(bind(copy, args, kwargs))
+    with _autocast_refused():
+        graph_module = record(copy, *own((args, kwargs)), fake_mode=fake_mode, keeps_code=True)
+    for node in graph_module.graph.nodes:
+        node.meta["origin"] = node.name
+    return Capture(
+        graph_module,
+        _inputs(graph_module, bound),
+        fake_mode,
+        _attributes_read(graph_module, model),
+        "recording",
+        (args, kwargs),
+        graph_module.meta["strangers"],
+    )
+
+
+def own(value: Any) -> Any:
+    """Copies of all tensors in nested containers, since a model may write into its inputs."""
+    return tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), value)
 
 
 @contextmanager
@@ -88,7 +133,7 @@ def _autocast_refused() -> Iterator[None]:
 
 
 def _fake(value: Any, fake_mode: FakeTensorMode) -> Any:
-    return torch.utils._pytree.tree_map_only(torch.Tensor, lambda tensor: fake_mode.from_tensor(tensor.detach()), value)
+    return tree_map_only(torch.Tensor, lambda tensor: fake_mode.from_tensor(tensor.detach()), value)
 
 
 def _trace(
@@ -191,6 +236,14 @@ def _constants(graph_module: fx.GraphModule, model: nn.Module) -> dict[str, torc
                     raise CaptureError(explain(f"constant {target!r} has no value.", mend="make it a buffer"))
                 result[target] = value
     return result
+
+
+def _attributes_read(graph_module: fx.GraphModule, model: nn.Module) -> dict[str, torch.Tensor]:
+    """Tensors that modules of the model hold as plain attributes, and that the graph reads."""
+    found = {
+        str(node.target): _read(model, str(node.target)) for node in graph_module.graph.nodes if node.op == "get_attr"
+    }
+    return {name: value for name, value in found.items() if type(value) is torch.Tensor}
 
 
 def _mask_indices(graph_module: fx.GraphModule, model: nn.Module, fake_mode: FakeTensorMode) -> dict[str, torch.Tensor]:

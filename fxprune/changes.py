@@ -175,12 +175,13 @@ def _tensors(module: nn.Module) -> list[torch.Tensor]:
 
 def _run(analysis: Analysis, small: fx.GraphModule) -> Mapping[fx.Node, Any]:
     """The value of every node of the compiled graph, on fake tensors."""
-    inputs = analysis.capture.inputs
-    root = shadow(small, analysis.capture.fake_mode)
+    inputs, fake_mode = analysis.capture.inputs, analysis.capture.fake_mode
+    assert fake_mode is not None, "a graph was compiled, so that it was captured on fake tensors"
+    root = shadow(small, fake_mode)
     interpreter = fx.Interpreter(root, garbage_collect_values=False, graph=small.graph)
     placeholders = [node for node in small.graph.nodes if node.op == "placeholder"]
     try:
-        with quiet_run(analysis.capture.fake_mode):
+        with quiet_run(fake_mode):
             interpreter.run(*(inputs[one.target] if one.target in inputs else one.args[0] for one in placeholders))
     except Exception as error:
         first = "the compiled graph does not run on the example inputs of the analysis."

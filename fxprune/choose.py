@@ -12,6 +12,7 @@ from fxprune.analysis import Analysis, analyse
 from fxprune.criteria import Criterion, find_criterion, scores
 from fxprune.indices import kept_mask
 from fxprune.inputs import ExampleInputs
+from fxprune.modules import fit
 from fxprune.plans import Plan, make_plan
 from fxprune_passes.axes import Cat, Prod, Take, Term, leaves, resolve
 from fxprune_passes.errors import PlanError, explain
@@ -29,6 +30,7 @@ def plan(
     ignore: Sequence[str] = (),
     round_to: int | None = None,
     seed: int = 0,
+    emit: str = "graph",
 ) -> Plan:
     """Choose, in every channel group, the channels that score highest.
 
@@ -42,6 +44,8 @@ def plan(
         ignore: Modules, parameters or globs of them whose output width stays.
         round_to: Kept channels are a multiple of this, where the group is wide enough.
         seed: For ``"random"``.
+        emit: What the plan is to be compiled to. ``"module"`` leaves out the groups that the model's own code does
+            not let go, and says so.
 
     Raises:
         PlanError: An option is out of range, a name in ``ignore`` is unknown, or a criterion misbehaves.
@@ -53,13 +57,19 @@ def plan(
     """
     _check_options(channels, round_to)
     score = find_criterion(criterion, seed)
-    analysis = analyse(model, example_inputs)
+    analysis = analyse(model, example_inputs, emit=emit)
     whole = _ignored(analysis.groups, model, ignore)
-    ranked = {}
-    for group in _one_factor_each(analysis.groups, whole):
-        ranked[group.name] = torch.sort(scores(group, score), descending=True, stable=True).indices.tolist()
-    keep = {name: order[: _count(len(order), channels, round_to)] for name, order in ranked.items()}
-    return make_plan(model, example_inputs, analysis, cover(analysis, keep, ranked))
+
+    def choose(left_out: set[str]) -> dict[str, tuple[int, ...]]:
+        ranked = {
+            group.name: torch.sort(scores(group, score), descending=True, stable=True).indices.tolist()
+            for group in _one_factor_each(analysis.groups, whole | left_out)
+        }
+        keep = {name: order[: _count(len(order), channels, round_to)] for name, order in ranked.items()}
+        return cover(analysis, keep, ranked)
+
+    chosen, left_out = fit(analysis, model, choose) if emit == "module" else (choose(set()), {})
+    return make_plan(model, example_inputs, analysis, chosen, left_out)
 
 
 def cover(

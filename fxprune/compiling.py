@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import torch
-from torch import fx, nn
+from typing import Any
 
-from fxprune.analysis import Analysis
-from fxprune.plans import Plan
+from torch import nn
+
+from fxprune.modules import compile_module
+from fxprune.plans import Plan, kept_of
 from fxprune_passes.errors import PlanError, explain
-from fxprune_passes.kept import Kept
 from fxprune_passes.rewrite import rewrite
 from fxprune_passes.verify import check_shapes
 
+EMITS = ("graph", "module")
 
-def compile(model: nn.Module, plan: Plan, *, statistics: str = "kept") -> fx.GraphModule:
+
+def compile(model: nn.Module, plan: Plan, *, statistics: str = "kept", emit: str | None = None) -> Any:
     """Rewrite a model without the channels that a plan removes.
 
     Args:
@@ -21,13 +23,15 @@ def compile(model: nn.Module, plan: Plan, *, statistics: str = "kept") -> fx.Gra
         plan: Which channels stay.
         statistics: Over which channels means and variances run: ``"kept"``, those that are left (the convention of
             the literature), or ``"full"``, all of them with zeros in the removed places.
+        emit: ``"graph"``, or ``"module"`` for a smaller copy of the model's own class, code and methods included;
+            by default what the plan was made for.
 
     Returns:
-        A graph module with parameters of its own under their old names. It computes the function of the model in
-        which every removed channel is zero in every tensor.
+        A graph module with parameters of its own under their old names; with ``emit="module"`` a module of the
+        model's class. It computes the function of the model in which every removed channel is zero in every tensor.
 
     Raises:
-        PlanError: The plan does not fit the model.
+        PlanError: The plan does not fit the model, or with ``emit="module"`` its code would have to change.
         VerifyError: The result is not what the analysis predicts (a bug; nothing wrong is returned).
 
     Example:
@@ -39,21 +43,14 @@ def compile(model: nn.Module, plan: Plan, *, statistics: str = "kept") -> fx.Gra
     """
     if statistics not in ("kept", "full"):
         raise PlanError(explain(f"statistics={statistics!r}, expected 'kept' or 'full'."))
-    analysis = plan.analysis_of(model)
-    kept = kept_of(analysis, plan)
+    emit = plan.emit if emit is None else emit
+    if emit not in EMITS:
+        raise PlanError(explain(f"emit={emit!r}, expected one of {', '.join(map(repr, EMITS))}."))
+    analysis = plan.analysis_of(model, emit)
+    kept = kept_of(analysis, plan.keep)
+    if emit == "module":
+        return compile_module(model, analysis, kept, statistics)
     captured = analysis.capture
     small = rewrite(analysis.propagation, model, kept, constants=captured.constants, statistics=statistics)
     check_shapes(analysis.propagation, small, kept, captured.inputs)
     return small
-
-
-def kept_of(analysis: Analysis, plan: Plan) -> Kept:
-    """The plan's choice in terms of the analysis."""
-    dims = {}
-    for group in analysis.groups:
-        if group.name not in plan.keep:
-            continue
-        mask = torch.zeros(group.size, dtype=torch.bool)
-        mask[torch.tensor(plan.keep[group.name], dtype=torch.int64)] = True
-        dims[group.dim] = mask
-    return Kept(dims, analysis.groups.names)

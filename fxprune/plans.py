@@ -19,6 +19,7 @@ from fxprune.inputs import ExampleInputs
 from fxprune.specs import from_spec, show_spec, to_spec
 from fxprune.terms import Expression, evaluate, to_expression
 from fxprune_passes.errors import ArtifactError, PlanError, explain
+from fxprune_passes.kept import Kept
 
 _FORMAT = 1
 
@@ -41,6 +42,8 @@ class Plan:
         keep: Kept indices of each pruned group, ascending; groups not named stay whole.
         inputs: What the model was analysed on (shapes, dtypes, plain values).
         axes: What each axis of each parameter is made of, in terms of the groups.
+        emit: What the plan was made to compile to: ``"graph"`` or ``"module"``.
+        left_out: Groups that ``emit="module"`` leaves whole, and the line of the model's code that asks for it.
     """
 
     widths: Mapping[str, int]
@@ -48,10 +51,19 @@ class Plan:
     inputs: Any
     axes: Mapping[str, tuple[Expression, ...]] = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
+    emit: str = "graph"
+    left_out: Mapping[str, str] = field(default_factory=dict)
     _origin: _Origin | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def from_keep(cls, model: nn.Module, example_inputs: ExampleInputs, keep: Mapping[str, Sequence[int]]) -> Plan:
+    def from_keep(
+        cls,
+        model: nn.Module,
+        example_inputs: ExampleInputs,
+        keep: Mapping[str, Sequence[int]],
+        *,
+        emit: str = "graph",
+    ) -> Plan:
         """Make a plan of explicit indices.
 
         Args:
@@ -59,12 +71,13 @@ class Plan:
             example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
             keep: Kept indices by channel group, or by any module or parameter that writes the channels: indices of
                 that module's output channels. An empty list removes all of them.
+            emit: ``"module"`` for a plan of a model whose code stays.
 
         Raises:
             PlanError: A name is unknown, ambiguous or frozen, an index is out of range, or indices cut channels
                 that only go together.
         """
-        analysis = analyse(model, example_inputs)
+        analysis = analyse(model, example_inputs, emit=emit)
         chosen: dict[str, tuple[int, ...]] = {}
         for member, indices in keep.items():
             for name, kept in resolve_keep(analysis.groups, member, list(indices)).items():
@@ -95,6 +108,8 @@ class Plan:
         document = {
             "format": _FORMAT,
             "inputs": self.inputs,
+            "emit": self.emit,
+            "left_out": dict(self.left_out),
             "groups": {
                 name: {"width": width, "keep": _or_all(self.keep.get(name))} for name, width in self.widths.items()
             },
@@ -129,6 +144,8 @@ class Plan:
                 inputs=document["inputs"],
                 axes={name: tuple(one["axes"]) for name, one in parameters.items()},
                 shapes={name: tuple(one["shape"]) for name, one in parameters.items()},
+                emit=document.get("emit", "graph"),
+                left_out=document.get("left_out", {}),
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ArtifactError(explain(f"{str(path)!r} is no plan: {error!r} is missing or malformed.")) from error
@@ -150,19 +167,25 @@ class Plan:
         table = tabulate(
             rows, headers=("channel group", "channels", "kept", "share"), colalign=("left", "right", "right", "right")
         )
-        return f"plan for inputs {show_spec(self.inputs)}\n{table}" if rows else "plan: nothing can be pruned"
+        notes = "".join(f"\nleft out: {name}, since {reason}" for name, reason in self.left_out.items())
+        return f"plan for inputs {show_spec(self.inputs)}\n{table}{notes}" if rows else "plan: nothing can be pruned"
 
-    def analysis_of(self, model: nn.Module) -> Analysis:
+    def analysis_of(self, model: nn.Module, emit: str = "graph") -> Analysis:
         """The analysis of a model that this plan fits: the plan's own if the model is the one it was made from.
+
+        Args:
+            model: Only read.
+            emit: What the analysis is for: ``"graph"`` or ``"module"``.
 
         Raises:
             PlanError: The plan was made for another model.
         """
         _check_shapes(self.shapes, model)
         origin = self._origin
-        if origin is not None and origin.model() is model and origin.fingerprint == fingerprint(model):
+        known = origin is not None and origin.model() is model and origin.analysis.emit == emit
+        if origin is not None and known and origin.fingerprint == fingerprint(model):
             return origin.analysis
-        analysis = analyse(model, from_spec(self.inputs))
+        analysis = analyse(model, from_spec(self.inputs), emit=emit)
         widths = {group.name: group.size for group in analysis.groups}
         if widths != dict(self.widths):
             differing = sorted(set(widths.items()) ^ set(self.widths.items()))[:3]
@@ -171,8 +194,21 @@ class Plan:
         return analysis
 
 
+def kept_of(analysis: Analysis, keep: Mapping[str, Sequence[int]]) -> Kept:
+    """A choice of channels by group name, in terms of the analysis."""
+    dims = {}
+    for group in analysis.groups:
+        if group.name in keep:
+            dims[group.dim] = kept_mask(group.size, sorted(keep[group.name]))
+    return Kept(dims, analysis.groups.names)
+
+
 def make_plan(
-    model: nn.Module, example_inputs: ExampleInputs, analysis: Analysis, keep: Mapping[str, tuple[int, ...]]
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    analysis: Analysis,
+    keep: Mapping[str, tuple[int, ...]],
+    left_out: Mapping[str, str] | None = None,
 ) -> Plan:
     """A plan that remembers its analysis; groups kept whole are left out."""
     groups = analysis.groups
@@ -181,7 +217,7 @@ def make_plan(
     widths = {group.name: group.size for group in groups}
     keep = {name: kept for name, kept in keep.items() if len(kept) < widths[name]}
     origin = _Origin(weakref.ref(model), analysis, fingerprint(model))
-    return Plan(widths, keep, to_spec(example_inputs), axes, shapes, origin)
+    return Plan(widths, keep, to_spec(example_inputs), axes, shapes, analysis.emit, dict(left_out or {}), origin)
 
 
 def fingerprint(model: nn.Module) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from torch import fx, nn
 from torch._subclasses import fake_tensor
 
 from fxprune.frames import failing_line
+from fxprune.numbers import numbers_left, numbers_recorded
 from fxprune.patches import attributes_kept, conversions_seen
 from fxprune.recorder import Recorder, tensors_in
 from fxprune_passes.errors import CaptureError, explain
@@ -45,6 +46,7 @@ def record(
     *,
     fake_mode: fake_tensor.FakeTensorMode | None = None,
     is_leaf: Callable[[nn.Module, str], bool] = default_leaf,
+    keeps_code: bool = False,
 ) -> fx.GraphModule:
     """Run a model's forward on fake tensors and record it.
 
@@ -55,8 +57,12 @@ def record(
         model: A private copy of the model whose parameters, buffers and tensor attributes are fake tensors.
         args: Positional arguments of the call: fake tensors, and plain values.
         kwargs: Keyword arguments of the call.
-        fake_mode: The mode of those fake tensors; found in them by default.
+        fake_mode: The mode of those fake tensors; found in them by default. None if there are none: then the model
+            runs on real tensors, and the graph is that of their values.
         is_leaf: Says which modules are written as one ``call_module`` node.
+        keeps_code: The graph is never run in place of the model, whose code stays: numbers that modules hold as
+            attributes are read in the graph, decisions on sizes stay in it (``node.meta["decided"]``), and tensors of
+            unknown origin become constants.
 
     Returns:
         A graph module over ``model`` with one input for each argument that holds a tensor, under the name that the
@@ -68,11 +74,17 @@ def record(
         CaptureError: The model fails on these inputs, reads the value of a tensor, or uses a tensor of unknown origin.
     """
     fake_mode = fake_mode or _fake_mode_of(model, args, kwargs)
+    attributes = numbers_recorded if keeps_code else numbers_left
     spaces: dict[int, dict[str, Any]] = {}
     while True:
-        recorder = Recorder(model, is_leaf)
+        recorder = Recorder(model, is_leaf, keeps_code=keeps_code)
         try:
-            with quiet_run(fake_mode), attributes_kept(model), conversions_seen(spaces.values()):
+            with (
+                quiet_run(fake_mode),
+                attributes_kept(model),
+                attributes(model, is_leaf, recorder.writer),
+                conversions_seen(spaces.values()),
+            ):
                 recorder.run(model, args, kwargs)
         except CaptureError:
             raise
@@ -83,11 +95,11 @@ def record(
         spaces |= recorder.writer.converted  # once more, with conversions in these modules seen
 
 
-def _fake_mode_of(model: nn.Module, args: Any, kwargs: Any) -> fake_tensor.FakeTensorMode:
+def _fake_mode_of(model: nn.Module, args: Any, kwargs: Any) -> fake_tensor.FakeTensorMode | None:
     for tensor in (*tensors_in((args, kwargs)), *model.parameters(), *model.buffers()):
         if isinstance(tensor, fake_tensor.FakeTensor):
             return tensor.fake_mode
-    return fake_tensor.FakeTensorMode()
+    return None
 
 
 def _failure(model: nn.Module, error: Exception) -> str:

@@ -31,9 +31,11 @@ from fxprune_passes.errors import CaptureError, explain
 class Recorder(TorchFunctionMode):
     """Sees every torch function and every module that is called, runs it, and has a node written for it."""
 
-    def __init__(self, model: nn.Module, is_leaf: Callable[[nn.Module, str], bool]) -> None:
+    def __init__(
+        self, model: nn.Module, is_leaf: Callable[[nn.Module, str], bool], *, keeps_code: bool = False
+    ) -> None:
         super().__init__()
-        self.writer = GraphWriter(model)
+        self.writer = GraphWriter(model, keeps_code=keeps_code)
         self.is_leaf = is_leaf
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._own = {id(module): _tensors_of(module) for module in model.modules()}
@@ -49,11 +51,16 @@ class Recorder(TorchFunctionMode):
 
     def finish(self, model: nn.Module) -> fx.GraphModule:
         """The graph without its dead nodes, over the model."""
-        graph = self.writer.graph
-        graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or node in self._effects)
+        graph, decisions = self.writer.graph, self.writer.decisions
+        stays = self._effects | decisions.keys()
+        graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or node in stays)
+        for node, value in decisions.items():
+            node.meta["decided"] = value
+        vars(model).update(self.writer.strangers)
         graph_module = fx.GraphModule(model, graph, class_name=type(model).__name__)
         graph.lint()
         graph_module.meta["baked"] = list(self.writer.baked)
+        graph_module.meta["strangers"] = dict(self.writer.strangers)
         return graph_module
 
     def _inputs(
@@ -101,7 +108,8 @@ class Recorder(TorchFunctionMode):
             needless=is_conversion(func, args, kwargs) or attribute(func) is not None,
         )
         if func is Tensor.__len__:
-            self.writer.bake("len()", result)
+            size = self.writer.read(self.writer.recipe(args[0]), "call_method", "size", 0)
+            self.writer.bake("len()", result, size)
         return result
 
     def _size(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

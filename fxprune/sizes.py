@@ -17,8 +17,11 @@ class Book(Protocol):
     def compute(self, target: Callable[..., Any], args: tuple[Any, ...]) -> Recipe:
         """A recipe for ``target(*args)``, where ``args`` may hold recorded numbers."""
 
-    def bake(self, what: str, value: float) -> None:
+    def bake(self, what: str, value: float, recipe: Recipe) -> None:
         """Note that ``value`` enters the graph as a literal, because the model did ``what`` with it."""
+
+    def decide(self, target: Callable[..., Any], args: tuple[Any, ...], outcome: bool) -> None:
+        """Note that Python went on with the ``outcome`` of a comparison of recorded numbers."""
 
 
 class Recipe:
@@ -55,7 +58,7 @@ class _Recorded:
     def bake(self, what: str) -> Any:
         """The plain value, noted as a literal."""
         value = self.plain()
-        self.recipe.book.bake(what, value)
+        self.recipe.book.bake(what, value, self.recipe)
         return value
 
     def compute(self, target: Callable[..., Any], *args: Any) -> Any:
@@ -147,7 +150,9 @@ def _comparison(target: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Any]
     def method(self: _Recorded, other: Any) -> Any:
         if not isinstance(other, (int, float)):
             return NotImplemented
-        return target(*(one.bake("comparison") if isinstance(one, _Recorded) else one for one in (self, other)))
+        outcome = target(*(one.bake("comparison") if isinstance(one, _Recorded) else one for one in (self, other)))
+        self.recipe.book.decide(target, (self, other), outcome)
+        return outcome
 
     return method
 

@@ -34,7 +34,7 @@ class Trial:
 
     Attributes:
         model: The original.
-        small: The compiled graph.
+        small: The compiled graph module, or a module of the original's class.
         plan: Which channels stay.
         analysis: The captured original.
         kept: The plan in terms of the analysis.
@@ -44,7 +44,7 @@ class Trial:
     """
 
     model: nn.Module
-    small: fx.GraphModule
+    small: nn.Module
     plan: Plan
     analysis: Analysis
     kept: Kept
@@ -107,7 +107,7 @@ class Trial:
         return torch.finfo(precision(self.model)).eps
 
     def _both(self, units: Units | None, inputs: Inputs, keep: Watch | None, compare: Watch | None) -> tuple[Any, Any]:
-        reference, compiled = self._original(units), widened(self.small).to(_device(self.model))
+        reference, compiled = self._original(units), self._compiled()
         if units is not None:
             _transfer(reference, compiled, self.plan)
         _follow_modes(self.model, compiled)
@@ -128,17 +128,28 @@ class Trial:
             first = f"the original does not run at {failure.node.format_node()}: {_first_line(failure.__cause__)}"
             mend = "pass inputs that the model takes: verify(..., inputs=...)"
             raise CaptureError(explain(first, mend=mend)) from failure
-        wide = Wide(compiled, self.small.graph, tree_map(widen, inputs), epsilon=self._epsilon, watch=compare)
+        graph = self.small.graph if isinstance(self.small, fx.GraphModule) else self._graph
+        wide = Wide(compiled, graph, tree_map(widen, inputs), epsilon=self._epsilon, watch=compare)
         return want, self._run(wide)
 
     def _original(self, units: Units | None) -> nn.Module:
         """The original in float64, with the tensors that capture found outside parameters and buffers."""
         reference = widened(self.model)
-        for name, value in self.analysis.capture.constants.items():
-            _install(reference, name, widen(value))
+        self._install(reference, {**self.analysis.capture.constants, **self.analysis.capture.strangers})
         if units is not None:
             fill(reference, units)
         return reference
+
+    def _compiled(self) -> nn.Module:
+        compiled = widened(self.small).to(_device(self.model))
+        if not isinstance(self.small, fx.GraphModule):
+            self._install(compiled, self.analysis.capture.strangers)
+        return compiled
+
+    @staticmethod
+    def _install(root: nn.Module, constants: Mapping[str, torch.Tensor]) -> None:
+        for name, value in constants.items():
+            _install(root, name, widen(value))
 
     def _run(self, interpreter: Wide) -> Any:
         with torch.random.fork_rng(devices=[]), Steady() if self.random else nullcontext():

@@ -7,23 +7,26 @@ from collections.abc import Sequence
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_leaves
 
 from fxprune.coded import Units, addresses, draw, random_units, rebatched
-from fxprune.compiling import kept_of
+from fxprune.difference import difference
 from fxprune.inputs import ExampleInputs, as_call, bind
-from fxprune.plans import Plan
+from fxprune.modules import check_module, facts_of
+from fxprune.plans import Plan, kept_of
 from fxprune.report import Case, Report, Wrong
 from fxprune.trial import Inputs, Trial, kept_slice, named_tensors
 from fxprune_passes.errors import VerifyError, explain
 from fxprune_passes.steady import draws
 from fxprune_passes.verify import check_shapes
-from fxprune_passes.wide import NodeError
+from fxprune_passes.wide import NodeError, widened
+from fxprune_passes.zeroed import holds, run, zeroed
 
 
 def verify(
     model: nn.Module,
     plan: Plan,
-    small: fx.GraphModule,
+    small: nn.Module,
     *,
     inputs: ExampleInputs | None = None,
     weights: Sequence[str] = ("own", "address-coded", "random"),
@@ -63,13 +66,23 @@ def verify(
     """
     _check_arguments(model, small)
     trial = _trial(model, plan, small, seed)
+    if trial.analysis.capture.fake_mode is None:
+        return _report(trial, _by_values(trial, inputs, tolerance), tolerance)
     bound = bind(model, *as_call(draw(plan.inputs, seed) if inputs is None else inputs))
     units = {"own": None, "address-coded": addresses, "random": random_units(seed)}
     if unknown := set(weights) - set(units):
         raise VerifyError(explain(f"weights={sorted(unknown)}, expected some of {', '.join(units)}."))
-    found = [_shapes(trial, bound, tolerance), _code(small), _weights(trial)]
+    shapes = _shapes if isinstance(small, fx.GraphModule) else _same_code
+    found = [shapes(trial, bound, tolerance), _code(small), _weights(trial)]
     found += [_numbers(trial, f"numbers, {name} weights", units[name], bound, tolerance) for name in weights]
     found += [_other_batch(trial, size, rebatched(bound, size), tolerance) for size in batch_sizes]
+    return _report(trial, found, tolerance)
+
+
+_Found = tuple[Case, Wrong | None]
+
+
+def _report(trial: Trial, found: Sequence[_Found], tolerance: float) -> Report:
     return Report(
         cases=tuple(case for case, _ in found),
         first_wrong=next((wrong for case, wrong in found if case.ok is False), None),
@@ -79,21 +92,19 @@ def verify(
     )
 
 
-_Found = tuple[Case, Wrong | None]
-
-
 def _notes(trial: Trial) -> tuple[str, ...]:
     """What a reader must know: how random numbers were taken, and which nodes are exact only in the plan's sense."""
     notes = ["random numbers are replaced by constants on both sides"] if trial.random else []
-    over_kept = [node.name for node in trial.small.graph.nodes if node.meta.get("promise", "exact") != "exact"]
+    nodes = trial.small.graph.nodes if isinstance(trial.small, fx.GraphModule) else ()
+    over_kept = [node.name for node in nodes if node.meta.get("promise", "exact") != "exact"]
     if over_kept:
         shown = ", ".join(over_kept[:5]) + (f" and {len(over_kept) - 5} more" if len(over_kept) > 5 else "")
         notes.append(f"statistics over the channels that are left: {shown}; every other node is exact")
     return tuple(notes)
 
 
-def _check_arguments(model: nn.Module, small: fx.GraphModule) -> None:
-    if not isinstance(small, fx.GraphModule) or "fxprune" not in small.meta:
+def _check_arguments(model: nn.Module, small: nn.Module) -> None:
+    if not isinstance(small, nn.Module) or facts_of(small) is None:
         first = f"verify got a {type(small).__name__} that compile did not make."
         raise VerifyError(explain(first, mend="pass small = fxprune.compile(model, plan)"))
     for name, tensor in [*named_tensors(model).items(), *named_tensors(small).items()]:
@@ -102,16 +113,18 @@ def _check_arguments(model: nn.Module, small: fx.GraphModule) -> None:
             raise VerifyError(explain(first, mend='model.to_empty(device="cpu"), then load its weights'))
 
 
-def _trial(model: nn.Module, plan: Plan, small: fx.GraphModule, seed: int) -> Trial:
-    analysis = plan.analysis_of(model)
+def _trial(model: nn.Module, plan: Plan, small: nn.Module, seed: int) -> Trial:
+    facts = facts_of(small) or {}
+    analysis = plan.analysis_of(model, facts.get("emit", "graph"))
     random = any(draws(one.name for one in ops) for ops in analysis.propagation.operations.values())
-    statistics = str(small.meta["fxprune"]["statistics"])
-    return Trial(model, small, plan, analysis, kept_of(analysis, plan), statistics, random, seed)
+    statistics = str(facts["statistics"])
+    return Trial(model, small, plan, analysis, kept_of(analysis, plan.keep), statistics, random, seed)
 
 
 def _shapes(trial: Trial, inputs: Inputs, tolerance: float) -> _Found:
     """Every node's shape and factors under fake tensors; where that fails, real ones say which node is wrong."""
     name, capture = "shapes and factors", trial.analysis.capture
+    assert isinstance(trial.small, fx.GraphModule)
     try:
         check_shapes(trial.analysis.propagation, trial.small, trial.kept, capture.inputs)
     except VerifyError as error:
@@ -121,9 +134,38 @@ def _shapes(trial: Trial, inputs: Inputs, tolerance: float) -> _Found:
     return Case(name, True), None
 
 
-def _code(small: fx.GraphModule) -> _Found:
+def _same_code(trial: Trial, inputs: Inputs, tolerance: float) -> _Found:
+    """The smaller module's own code computes the graph that was analysed, on the shapes that the terms predict."""
+    name = "same code, shapes and factors"
+    try:
+        check_module(trial.small, trial.analysis, trial.kept)
+    except VerifyError as error:
+        note = str(error).partition("\n")[0]
+        return Case(name, False, note=note), trial.first_wrong(addresses, inputs, tolerance) or Wrong("graph", note)
+    return Case(name, True), None
+
+
+def _by_values(trial: Trial, inputs: ExampleInputs | None, tolerance: float) -> list[_Found]:
+    """A model whose code asks for values: both modules run themselves, on own weights."""
+    name, arguments = "numbers, own weights", trial.analysis.capture.call if inputs is None else as_call(inputs)
+    if not holds(trial.analysis.propagation, trial.kept):
+        note = "a mean or variance runs over pruned channels, and no graph can stand for this model"
+        return [_weights(trial), (Case(name, None, note=note), None)]
+    want = run(zeroed(trial.model, trial.analysis.propagation, trial.kept), *arguments, seed=trial.seed)
+    got = run(widened(trial.small), *arguments, seed=trial.seed)
+    if not any(tensor.numel() for tensor in tree_leaves(want) if isinstance(tensor, torch.Tensor)):
+        note = "the outputs are empty on these inputs"
+        return [_weights(trial), (Case(name, None, note=note), None)]
+    error = difference(want, got)
+    wrong = Wrong("output", f"relative error {error:.1e}") if error > tolerance else None
+    return [_weights(trial), (Case(name, wrong is None, error), wrong)]
+
+
+def _code(small: nn.Module) -> _Found:
     """The graph is what is verified, so the code that runs must be made from it."""
     name = "code is the graph's"
+    if not isinstance(small, fx.GraphModule):
+        return Case("code is the model's own", True), None
     if small.graph.python_code("self").src == small.code:
         return Case(name, True), None
     note = "the graph was edited without small.recompile()"

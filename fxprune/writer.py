@@ -29,10 +29,16 @@ class GraphWriter:
         path: Dotted name of the module whose forward is running.
         baked: (line, what, value) of every recorded number that became a literal; a dict for its order.
         converted: Globals of the functions in which Python made a recorded number a plain int, by id.
+        keeps_code: The graph serves to analyse a model whose code stays, and is never run in its place.
+        decisions: What Python went on with, by the node that computes it (where the code stays).
+        strangers: Tensors of unknown origin that the graph reads as constants (where the code stays), by name.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, keeps_code: bool = False) -> None:
         self.graph = fx.Graph()
+        self.keeps_code = keeps_code
+        self.decisions: dict[fx.Node, Any] = {}
+        self.strangers: dict[str, Tensor] = {}
         self.path = ""
         self.baked: dict[tuple[str, str, float], None] = {}
         self.converted: dict[int, dict[str, Any]] = {}
@@ -80,11 +86,18 @@ class GraphWriter:
             self._computed[key] = Recipe(self, lambda: self.write("call_function", target, args, where=where))
         return self._computed[key]
 
-    def bake(self, what: str, value: float) -> None:
+    def bake(self, what: str, value: float, recipe: Recipe) -> None:
         """Note a recorded number that becomes a literal."""
         self.baked[current_line(), what, value] = None
+        if self.keeps_code and what != "comparison":
+            self.decisions[recipe.node] = value
         if what in ("int()", "len()") and (space := current_globals()) is not None:
             self.converted[id(space)] = space
+
+    def decide(self, target: Callable[..., Any], args: tuple[Any, ...], outcome: bool) -> None:
+        """Note a comparison that Python went on with, where the model's code will run again."""
+        if self.keeps_code:
+            self.decisions[self.compute(target, args).node] = outcome
 
     def bind(self, value: Any, recipe: Recipe, mutated: Iterable[int] = ()) -> Any:
         """Say which node a value comes from.
@@ -121,6 +134,8 @@ class GraphWriter:
             CaptureError: From nowhere that the graph knows.
         """
         if id(tensor) not in self._recipes:
+            if self.keeps_code:
+                return self._stranger(tensor)
             raise CaptureError(
                 explain(
                     f"a tensor {tuple(tensor.shape)} of {tensor.dtype} is neither an input, a parameter, a buffer nor "
@@ -149,12 +164,29 @@ class GraphWriter:
 
     def _stale(self, value: float) -> float:
         """A number that the model kept from an earlier recording, whose graph is not this one."""
-        self.bake("kept by the model", value)
+        self.baked[current_line(), "kept by the model", value] = None
         return value
 
     def output(self, value: Any) -> None:
         """Write what the model returns."""
         self.graph.output(self.written(_writable(value)))
+
+    def _stranger(self, tensor: Tensor) -> Recipe:
+        """A tensor that the model keeps where no graph could read it: a constant of this graph."""
+        name = f"_constant_{len(self.strangers)}"
+        self.strangers[name] = tensor
+        self._recipes[id(tensor)] = (tensor, recipe := self._get_attr(name))
+        return recipe
+
+    def number(self, name: str, value: int | tuple[int, ...]) -> RecordedInt | RecordedSize:
+        """An attribute that holds a number or several, recorded as a read of it."""
+        whole = self._get_attr(name)
+        if isinstance(value, int):
+            return RecordedInt(value, whole)
+        items = (
+            RecordedInt(one, self.read(whole, "call_function", operator.getitem, i)) for i, one in enumerate(value)
+        )
+        return RecordedSize(items, whole)
 
     def _get_attr(self, name: str) -> Recipe:
         return Recipe(self, lambda: self.write("get_attr", name))

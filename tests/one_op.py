@@ -14,8 +14,7 @@ from torch import Tensor, fx, nn
 import fxprune
 from fxprune.analysis import Analysis, analyse
 from fxprune.choose import cover
-from fxprune.compiling import kept_of
-from fxprune.plans import Plan, make_plan
+from fxprune.plans import Plan, kept_of, make_plan
 from fxprune_passes.axes import Axes, freezing
 from fxprune_passes.kept import Kept
 from fxprune_passes.positions import made_of
@@ -204,7 +203,7 @@ def assert_law(case: Case, keep: Mapping[str, tuple[int, ...]], statistics: str)
     """Compiled is the original with zeros for what is removed, over what is kept."""
     model, analysis = analysed(case)
     plan, small = compiled(case, keep, statistics)
-    kept = kept_of(analysis, plan)
+    kept = kept_of(analysis, plan.keep)
     with torch.no_grad(), Steady():
         got = small(_DUMMY)
         if statistics == "kept" and takes_statistics(case):

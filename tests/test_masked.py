@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 import fxprune
 from fxprune.coded import draw
-from fxprune.compiling import kept_of
+from fxprune.plans import kept_of
 from fxprune_passes.axes import Dim, Frozen, Prod
 from fxprune_passes.kept import Kept
 from fxprune_passes.masked import Masked
@@ -31,7 +31,7 @@ def test_the_oracle_holds_zeros_in_every_removed_place_of_every_tensor(network: 
     model, inputs = network.build().eval(), network.inputs()
     plan = fxprune.plan(model, inputs, channels=0.5, criterion="random")
     analysis = plan.analysis_of(model)
-    kept, axes = kept_of(analysis, plan), analysis.propagation.axes
+    kept, axes = kept_of(analysis, plan.keep), analysis.propagation.axes
     seen: list[str] = []
 
     def look(node: fx.Node, value: Any) -> None:

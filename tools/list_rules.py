@@ -57,7 +57,7 @@ def in_order(names: Iterable[str]) -> str:
 def name_of(target: Any) -> str:
     """A target as one writes it: ``aten.view.default``, ``x.view``, ``torch.flip``, ``nn.Linear``."""
     if isinstance(target, str):
-        return f"x.{target}"
+        return target if target in RULES else f"x.{target}"
     if isinstance(target, (OpOverload, OpOverloadPacket)):
         return str(target)
     name = target.__name__

@@ -38,7 +38,7 @@ class Propagation:
     """What is known of a graph: the axes and the fake value of every node, and the equations between them."""
 
     graph_module: fx.GraphModule
-    fake_mode: FakeTensorMode
+    fake_mode: FakeTensorMode | None
     equations: Equations = field(default_factory=Equations)
     axes: dict[fx.Node, Any] = field(default_factory=dict)
     values: dict[fx.Node, Any] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Propagation:
 def propagate(
     graph_module: fx.GraphModule,
     inputs: Mapping[str, Any],
-    fake_mode: FakeTensorMode,
+    fake_mode: FakeTensorMode | None,
     values: Mapping[str, torch.Tensor],
     *,
     freeze_outputs: bool = True,
@@ -63,7 +63,7 @@ def propagate(
     Args:
         graph_module: Captured model whose parameters and buffers are fake; not modified.
         inputs: A fake tensor or plain value for each placeholder.
-        fake_mode: The mode that made them.
+        fake_mode: The mode that made them; None for a graph of real tensors, which run.
         values: The real tensors by name; integer ones are followed by value where they index an axis.
         freeze_outputs: Keep the model's outputs whole.
 
@@ -83,12 +83,12 @@ def propagate(
 
 
 @contextmanager
-def quiet_run(fake_mode: FakeTensorMode) -> Iterator[None]:
-    """No gradients, fake tensors, and no fused attention module, whose inside no rule could see."""
+def quiet_run(fake_mode: FakeTensorMode | None) -> Iterator[None]:
+    """No gradients, fake tensors (or real ones: None), and no fused attention, whose inside no rule could see."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), fake_mode:
+        with torch.no_grad(), fake_mode or nullcontext():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -316,6 +316,8 @@ class _Interpreter(fx.Interpreter):
         for kind in (module.named_parameters, module.named_buffers):
             for name, tensor in kind(remove_duplicate=False):
                 equations.where = Where(name, name)
+                if name not in self.real:
+                    continue
                 if id(tensor) not in known:
                     axes = tuple(equations.dim(size) for size in tensor.shape)
                     known[id(tensor)] = self.ledger.learn_weight(tensor, axes, self._integer(name))
@@ -373,9 +375,9 @@ class _Interpreter(fx.Interpreter):
         return value
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Fetch a parameter, a buffer, or a constant, which is sliced like a buffer."""
+        """Fetch a parameter, a buffer, or a constant, which is sliced like a buffer if it can be found again."""
         value = super().get_attr(target, args, kwargs)
-        if isinstance(value, torch.Tensor) and target not in self.result.parameters:
+        if isinstance(value, torch.Tensor) and target in self.real and target not in self.result.parameters:
             axes = tuple(self.result.equations.dim(size) for size in value.shape)
             self.ledger.learn_weight(value, axes, self._integer(target))
             self.result.parameters[target] = axes

@@ -38,10 +38,10 @@ def rewrite(
         A graph module with parameters of its own.
     """
     emitter = Emitter(model, constants, propagation.parameters, kept)
-    return _Rewriter(propagation, emitter, statistics).run()
+    return Rewriter(propagation, emitter, statistics).run()
 
 
-class _Rewriter:
+class Rewriter:
     """Maps the nodes of the old graph to nodes of the new one, in order."""
 
     def __init__(self, propagation: Propagation, emitter: Emitter, statistics: str) -> None:
@@ -55,9 +55,9 @@ class _Rewriter:
         self.source = Source(propagation.axes, propagation.values, propagation.constants, propagation.statistics)
 
     def run(self) -> fx.GraphModule:
+        """The new graph module."""
         old = self.propagation.graph_module
-        for node in old.graph.nodes:
-            self._write(node, self._call(node))
+        self.write()
         self.graph._codegen = old.graph._codegen
         self.graph.eliminate_dead_code(is_impure_node=_is_impure)
         self.graph.lint()
@@ -65,6 +65,11 @@ class _Rewriter:
         result.meta["fxprune"] = {"statistics": self.statistics, "dropped": self._dropped(result)}
         self._note_promises()
         return result
+
+    def write(self) -> None:
+        """Write every node of the old graph into the new one."""
+        for node in self.propagation.graph_module.graph.nodes:
+            self._write(node, self._call(node))
 
     def _note_promises(self) -> None:
         """Say of every node whether it is exact, or takes statistics over the channels that are left."""

@@ -17,6 +17,10 @@ def write_scalar(call: Call) -> None:
     node, scalars = call.node, call.scalars
     scalars.values[node] = _evaluate(call)
     scalars.shape[node] = call.emit(node.op, node.target, call.shape(node.args), call.shape(node.kwargs))
+    if node.op == "get_attr":
+        before = call.source.values[node]
+        scalars.data[node] = scalars.shape[node] if scalars.values[node] == before else before
+        return
     reads = [one for one in node.all_input_nodes if isinstance(call.axes(one), tuple)]
     if reads:
         scalars.data[node] = _original_size(call, reads[0])
@@ -27,6 +31,8 @@ def write_scalar(call: Call) -> None:
 def _evaluate(call: Call) -> Any:
     """The node's value after pruning; tensors are stood in for by empty ones of the new shape."""
     node = call.node
+    if node.op == "get_attr":
+        return call.scalars.attributes.get(str(node.target), call.source.values[node])
 
     def value(one: fx.Node) -> Any:
         axes = call.axes(one)
@@ -74,10 +80,16 @@ def _original_arithmetic(call: Call) -> Any:
     if (args, kwargs) == (call.shape(node.args), call.shape(node.kwargs)):
         return call.scalars.shape[node]
     if node.target is operator.getitem and isinstance(args[0], tuple) and not isinstance(args[1], fx.Node):
-        return args[0][args[1]]
+        item = args[0][args[1]]
+        return call.scalars.shape[node] if _reads_size(item) else item
     if callable(node.target) and not _holds_node((args, kwargs)):
         return node.target(*args, **kwargs)
     return call.emit(node.op, node.target, args, kwargs, final=False)
+
+
+def _reads_size(item: Any) -> bool:
+    """Whether an item of a size is written as the read that it was: its axis is not pruned."""
+    return isinstance(item, fx.Node) and item.target is operator.getitem
 
 
 def _holds_node(value: Any) -> bool:

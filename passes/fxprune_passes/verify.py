@@ -29,12 +29,13 @@ def check_shapes(propagation: Propagation, small: fx.GraphModule, kept: Kept, in
     Raises:
         VerifyError: The first node that does not run, has another shape, or computes with another number.
     """
-    nodes = propagation.graph_module.graph.nodes
+    nodes, fake_mode = propagation.graph_module.graph.nodes, propagation.fake_mode
+    assert fake_mode is not None, "a graph of real values has no fake ones to compare"
     expected = {node.name: _Expected(node, _shapes(propagation.axes[node], kept)) for node in nodes}
     interpreter = _Checker(small, propagation, expected)
     names = [str(node.target) for node in small.graph.nodes if node.op == "placeholder"]
     defaults = {str(node.target): node.args[0] for node in small.graph.nodes if node.op == "placeholder" and node.args}
-    with fake_tensors(small, propagation.fake_mode), quiet_run(propagation.fake_mode):
+    with fake_tensors(small, fake_mode), quiet_run(fake_mode):
         interpreter.run(*(inputs[name] if name in inputs else defaults[name] for name in names))
 
 

@@ -111,7 +111,7 @@ class Wide(fx.Interpreter):
         Raises:
             NodeError: A node does not run.
         """
-        with _float64():
+        with in_float64():
             return self.run(enable_io_processing=False)
 
     def run_node(self, n: fx.Node) -> Any:
@@ -146,7 +146,7 @@ class Wide(fx.Interpreter):
 
 
 @contextmanager
-def _float64() -> Iterator[None]:
+def in_float64() -> Iterator[None]:
     """No gradients, float64 by default, and no fused attention module, whose inside would round differently."""
     dtype, fused = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -4,7 +4,31 @@ from __future__ import annotations
 
 from one_op import Case
 
-from . import contraction, factories, literals, movement, normalization, pointwise, pooling, reduction, views, writing
+from . import (
+    contraction,
+    factories,
+    literals,
+    movement,
+    normalization,
+    pointwise,
+    pooling,
+    reduction,
+    views,
+    vision,
+    writing,
+)
 
-FAMILIES = (contraction, factories, literals, movement, normalization, pointwise, pooling, reduction, views, writing)
+FAMILIES = (
+    contraction,
+    factories,
+    literals,
+    movement,
+    normalization,
+    pointwise,
+    pooling,
+    reduction,
+    views,
+    vision,
+    writing,
+)
 CASES: tuple[Case, ...] = tuple(case for family in FAMILIES for case in family.CASES)

@@ -37,6 +37,10 @@ def _build(name: str, kind: str) -> tuple[nn.Module, Any]:
         options["image_size"] = _IMAGE.get(name, 64)
     if kind in ("segmentation", "detection"):
         options["weights_backbone"] = None
+    if kind == "detection" and "ssd" not in name:
+        options.update(min_size=96, max_size=160)
+    if "rcnn" in name:
+        options["box_score_thresh"] = 0.0  # with random weights, no score is high
     if kind == "quantization":
         options["quantize"] = False
     with warnings.catch_warnings():

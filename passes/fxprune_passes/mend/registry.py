@@ -52,6 +52,7 @@ class Scalars:
     shape: dict[fx.Node, Any] = field(default_factory=dict)
     data: dict[fx.Node, Any] = field(default_factory=dict)
     values: dict[fx.Node, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from fxprune_passes.rules import (  # noqa: F401  (imported to register)
     pooling,
     reduction,
     views,
+    vision,
     writing,
 )
 from fxprune_passes.rules.alike import state_alike

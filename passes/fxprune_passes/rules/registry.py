@@ -16,7 +16,7 @@ from fxprune_passes.equations import Equations
 Result = Axes | list[Axes]
 Rule = Callable[..., Result]
 AnyRule = TypeVar("AnyRule", bound=Rule)
-AtenOp = OpOverload | OpOverloadPacket
+AtenOp = OpOverload | OpOverloadPacket | str
 
 RULES: dict[AtenOp, Rule] = {}
 
@@ -89,7 +89,10 @@ class Op:
 
 
 def rule(*ops: AtenOp) -> Callable[[AnyRule], AnyRule]:
-    """Register a function as the rule of ATen ops (an overload, or a packet for all its overloads)."""
+    """Register a function as the rule of ops: an overload, or a packet for all its overloads, or a packet's name.
+
+    A name (``"torchvision.roi_align"``) serves for libraries that need not be installed.
+    """
 
     def register(function: AnyRule) -> AnyRule:
         for op in ops:
@@ -103,7 +106,7 @@ def rule(*ops: AtenOp) -> Callable[[AnyRule], AnyRule]:
 
 def find(op: OpOverload) -> Rule | None:
     """The rule of an op: its overload's, else its packet's, else the pointwise rule where the tag says so."""
-    found = RULES.get(op) or RULES.get(op.overloadpacket)
+    found = RULES.get(op) or RULES.get(op.overloadpacket) or RULES.get(str(op.overloadpacket))
     if found is None and is_pointwise(op):
         return RULES[torch.ops.aten.add]
     return found
