@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from fxprune.accept import accept
+from fxprune.caches import Place, check_anew, forgotten, kept_as_attributes, kept_in_containers
 from fxprune.frames import call_model, current_line
 from fxprune.inputs import ExampleInputs, as_call, bind
+from fxprune.patches import attributes_kept
 from fxprune.record import default_leaf, record
 from fxprune_passes.errors import CaptureError, explain
 from fxprune_passes.fakes import shadow
@@ -74,7 +77,7 @@ def capture(model: nn.Module, example_inputs: ExampleInputs, *, emit: str = "gra
     args, kwargs = _fake((args, kwargs), fake_mode)
     bound = bind(copy, args, kwargs)
     with _autocast_refused():
-        graph_module, tracer = _trace(copy, args, kwargs, bound, fake_mode)
+        graph_module, tracer = _trace(copy, model, args, kwargs, bound, fake_mode)
     constants = {**_constants(graph_module, model), **_mask_indices(graph_module, model, fake_mode)}
     return Capture(graph_module, _inputs(graph_module, bound), fake_mode, constants, tracer)
 
@@ -137,19 +140,58 @@ def _fake(value: Any, fake_mode: FakeTensorMode) -> Any:
 
 
 def _trace(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], bound: dict[str, Any], fake_mode: FakeTensorMode
+    copy: nn.Module,
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    bound: dict[str, Any],
+    fake_mode: FakeTensorMode,
 ) -> tuple[fx.GraphModule, str]:
     """Symbolic tracing where it is enough, the recording tracer everywhere else."""
-    if isinstance(model, fx.GraphModule):
-        return model, "graph"
-    if _is_plain(model, bound) and (graph_module := _symbolic(model)) is not None:
+    if isinstance(copy, fx.GraphModule):
+        return copy, "graph"
+    if _is_plain(copy, bound) and (graph_module := _symbolic(copy)) is not None:
         return graph_module, "symbolic"
-    return record(model, args, kwargs, fake_mode=fake_mode), "recording"
+    return _recorded(copy, model, partial(record, copy, args, kwargs, fake_mode=fake_mode)), "recording"
+
+
+def _recorded(copy: nn.Module, model: nn.Module, run: Callable[..., fx.GraphModule]) -> fx.GraphModule:
+    """A recording in which what an earlier forward left in the model is computed anew."""
+    held = kept_in_containers(copy)
+    try:
+        result = run()
+    except CaptureError:
+        if held and (anew := _anew(copy, model, run, held)) is not None:
+            return anew
+        raise
+    reads = {str(node.target) for node in result.graph.nodes if node.op == "get_attr"}
+    if places := [place for place in kept_as_attributes(copy) if str(place) in reads]:
+        try:
+            return _anew(copy, model, run, places) or result
+        except CaptureError:  # no caches, but constants that the model was built with
+            return result
+    return result
+
+
+def _anew(
+    copy: nn.Module,
+    model: nn.Module,
+    run: Callable[..., fx.GraphModule],
+    places: list[Place],
+) -> fx.GraphModule | None:
+    """A recording without the tensors in these places, or None if the model does not run without them."""
+    with forgotten(copy, places):
+        try:
+            result = run(forgotten=places)
+        except CaptureError:
+            return None
+    check_anew(result, model, result.meta.pop("cached"))
+    return result
 
 
 def _is_plain(model: nn.Module, bound: dict[str, Any]) -> bool:
-    """Whether symbolic tracing can see all there is: no composite leaf, and nothing but tensors as arguments."""
-    if not all(isinstance(value, torch.Tensor) for value in bound.values()):
+    """Whether symbolic tracing can see all there is: no composite leaf, no caches, and only tensors as arguments."""
+    if not all(isinstance(value, torch.Tensor) for value in bound.values()) or kept_in_containers(model):
         return False
     kinds = {parameter.kind for parameter in inspect.signature(model.forward).parameters.values()}
     if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
@@ -201,19 +243,19 @@ def _symbolic(model: nn.Module) -> fx.GraphModule | None:
     """The graph by symbolic tracing, or None where Python looks at values or a function stays opaque."""
     tracer = _Tracer()
     try:
-        graph = call_model(tracer.trace, model)
+        with attributes_kept(model):
+            graph = call_model(tracer.trace, model)
     except Exception:  # any Python may fail on proxies; the recording tracer runs it on tensors
         return None
-    if any(isinstance(getattr(model, name), FakeTensor) for name in _new_constants(graph)):
-        return None  # a value computed from buffers while tracing: the recording tracer keeps the computation
+    if _meets_constants(graph, model):
+        return None  # computed while tracing, or kept by an earlier forward: the recording tracer finds out
     return fx.GraphModule(model, graph)
 
 
-def _new_constants(graph: fx.Graph) -> list[str]:
-    """Names of the tensors that symbolic tracing met on its way and put into the model."""
-    return [
-        str(node.target) for node in graph.nodes if node.op == "get_attr" and "_tensor_constant" in str(node.target)
-    ]
+def _meets_constants(graph: fx.Graph, model: nn.Module) -> bool:
+    """Whether symbolic tracing met tensors that are neither parameters nor buffers."""
+    known = {name for kind in (model.named_parameters, model.named_buffers) for name, _ in kind(remove_duplicate=False)}
+    return any(node.op == "get_attr" and str(node.target) not in known for node in graph.nodes)
 
 
 def _inputs(graph_module: fx.GraphModule, bound: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,14 +82,20 @@ def module_calls_seen(call_module: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Undo what the forward assigns to modules, so that the graph's names lead to what they led to before."""
-    kept = []
+    """Undo what the forward assigns to modules, so that the graph's names lead to what they led to before.
+
+    That goes for what it puts into their dicts, lists and sets as well: a cache that one recording fills is empty for
+    the next one.
+    """
+    kept: dict[int, tuple[Any, Any]] = {}
     for module in model.modules():
         own = vars(module)
-        kept += [(one, dict(one)) for one in (own, own["_parameters"], own["_buffers"], own["_modules"])]
+        for one in (own, *own.values()):
+            if type(one) in (dict, list, set):
+                kept.setdefault(id(one), (one, one.copy()))
     try:
         yield
     finally:
-        for attributes, before in kept:
-            attributes.clear()
-            attributes.update(before)
+        for content, before in kept.values():
+            content.clear()
+            (content.extend if isinstance(content, list) else content.update)(before)

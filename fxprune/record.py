@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import fx, nn
 from torch._subclasses import fake_tensor
 
+from fxprune.caches import Place
 from fxprune.frames import failing_line
 from fxprune.numbers import numbers_left, numbers_recorded
 from fxprune.patches import attributes_kept, conversions_seen
@@ -47,6 +48,7 @@ def record(
     fake_mode: fake_tensor.FakeTensorMode | None = None,
     is_leaf: Callable[[nn.Module, str], bool] = default_leaf,
     keeps_code: bool = False,
+    forgotten: Sequence[Place] = (),
 ) -> fx.GraphModule:
     """Run a model's forward on fake tensors and record it.
 
@@ -63,12 +65,14 @@ def record(
         keeps_code: The graph is never run in place of the model, whose code stays: numbers that modules hold as
             attributes are read in the graph, decisions on sizes stay in it (``node.meta["decided"]``), and tensors of
             unknown origin become constants.
+        forgotten: Places of the model that are empty, and that its forward may fill.
 
     Returns:
         A graph module over ``model`` with one input for each argument that holds a tensor, under the name that the
         model gives it. Nodes have ``meta["source"]`` (the model's line) and ``meta["module"]`` (the module whose
         forward was running); ``graph_module.meta["baked"]`` lists (line, what, value) of each size that became a
-        literal because the model asked Python for its value.
+        literal because the model asked Python for its value, and ``meta["cached"]`` the node of the tensor that the
+        forward put into each forgotten place (None for one that it left empty).
 
     Raises:
         CaptureError: The model fails on these inputs, reads the value of a tensor, or uses a tensor of unknown origin.
@@ -86,12 +90,13 @@ def record(
                 conversions_seen(spaces.values()),
             ):
                 recorder.run(model, args, kwargs)
+                cached = {place: recorder.node_of(place.read(model)) for place in forgotten}
         except CaptureError:
             raise
         except Exception as error:
             raise CaptureError(_failure(model, error)) from error
         if recorder.writer.converted.keys() <= spaces.keys():
-            return recorder.finish(model)
+            return recorder.finish(model, cached)
         spaces |= recorder.writer.converted  # once more, with conversions in these modules seen
 
 

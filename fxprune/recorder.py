@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,10 +49,14 @@ class Recorder(TorchFunctionMode):
             output = call_model(model.forward, *args, **kwargs)
         self.writer.output(output)
 
-    def finish(self, model: nn.Module) -> fx.GraphModule:
-        """The graph without its dead nodes, over the model."""
+    def node_of(self, value: Any) -> fx.Node | None:
+        """The node that gave a tensor; None for anything else."""
+        return self.writer.recipe(value).node if isinstance(value, Tensor) else None
+
+    def finish(self, model: nn.Module, cached: Mapping[Any, fx.Node | None]) -> fx.GraphModule:
+        """The graph without its dead nodes, over the model; ``cached`` goes into its ``meta``."""
         graph, decisions = self.writer.graph, self.writer.decisions
-        stays = self._effects | decisions.keys()
+        stays = {*self._effects, *decisions, *cached.values()}
         graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or node in stays)
         for node, value in decisions.items():
             node.meta["decided"] = value
@@ -60,6 +64,7 @@ class Recorder(TorchFunctionMode):
         graph_module = fx.GraphModule(model, graph, class_name=type(model).__name__)
         graph.lint()
         graph_module.meta["baked"] = list(self.writer.baked)
+        graph_module.meta["cached"] = dict(cached)
         graph_module.meta["strangers"] = dict(self.writer.strangers)
         return graph_module
 

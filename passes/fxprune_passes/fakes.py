@@ -28,6 +28,8 @@ def fake(tensor: torch.Tensor, fake_mode: FakeTensorMode) -> torch.Tensor:
 def shadow(model: nn.Module, fake_mode: FakeTensorMode) -> nn.Module:
     """A copy of a model whose parameters, buffers and tensor attributes are fake: no data is copied.
 
+    Tensors in lists and dicts are most often what an earlier forward left there; they stay real.
+
     Args:
         model: Only read.
         fake_mode: The mode that the fake tensors belong to.
@@ -38,7 +40,19 @@ def shadow(model: nn.Module, fake_mode: FakeTensorMode) -> nn.Module:
         for tensor in [*module._parameters.values(), *module._buffers.values(), *attributes]:
             if tensor is not None and id(tensor) not in memo:
                 memo[id(tensor)] = fake(tensor, fake_mode)
+        memo.update((id(tensor), tensor.detach()) for tensor in tensors_held(module) if id(tensor) not in memo)
     return copy.deepcopy(model, memo)
+
+
+def tensors_held(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Parameters, buffers and tensor attributes of one module, also those in its dicts, lists and tuples."""
+    waiting: list[Any] = list(vars(module).values())
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (dict, list, tuple)):
+            waiting.extend(value.values() if isinstance(value, dict) else value)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from fxprune_passes.errors import CaptureError, explain
 from fxprune_passes.mend import knows_statistics, opaque, spoken_of, unmended
 from fxprune_passes.rules import Op, find, is_pointwise, is_recurrent, recurrent, state_alike
 
+_FAKE_LOG = logging.getLogger(FakeTensorMode.__module__)
 _KNOWN_VALUES_UP_TO = 1 << 16  # elements of an index vector that is followed by value
 
 
@@ -84,14 +86,16 @@ def propagate(
 
 @contextmanager
 def quiet_run(fake_mode: FakeTensorMode | None) -> Iterator[None]:
-    """No gradients, fake tensors (or real ones: None), and no fused attention, whose inside no rule could see."""
-    fused = torch.backends.mha.get_fastpath_enabled()
+    """No gradients, fake tensors (real ones: None), no log of failures, and no fused attention, which hides its ops."""
+    fused, logged = torch.backends.mha.get_fastpath_enabled(), _FAKE_LOG.disabled
     torch.backends.mha.set_fastpath_enabled(False)
+    _FAKE_LOG.disabled = True  # it prints a stack for every exception, which the errors that we raise tell in full
     try:
         with torch.no_grad(), fake_mode or nullcontext():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+        _FAKE_LOG.disabled = logged
 
 
 def _freeze_outputs(result: Propagation) -> None:

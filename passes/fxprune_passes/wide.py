@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from fxprune_passes.fakes import tensors_held
+
 _DTYPES = {
     torch.float16: torch.float64,
     torch.bfloat16: torch.float64,
@@ -44,9 +46,8 @@ def widened(module: nn.Module) -> nn.Module:
     root = _tree(module)
     memo: dict[int, Any] = {}
     for one in root.modules():
-        attributes = [value for value in vars(one).values() if isinstance(value, torch.Tensor)]
-        for tensor in [*one._parameters.values(), *one._buffers.values(), *attributes]:
-            if tensor is not None and id(tensor) not in memo:
+        for tensor in tensors_held(one):
+            if id(tensor) not in memo:
                 memo[id(tensor)] = widen(tensor)
     result = copy.deepcopy(root, memo)
     for one in result.modules():

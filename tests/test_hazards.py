@@ -1,0 +1,123 @@
+"""What models keep, switch and drop behind the back of a tracer, and what must come of it in the compiled graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from networks import randomize
+from support import assert_exact, random_plan
+from torch import Tensor, nn
+
+import fxprune
+from fxprune_passes.errors import CaptureError
+
+TOKENS = torch.randn(2, 5, 6)
+
+
+class CachedBias(nn.Module):
+    """Attention whose bias table is picked once in eval mode, as LeViT's and EfficientFormer's."""
+
+    def __init__(self, keep: str = "dict") -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(6, 24), nn.Linear(8, 4)
+        self.biases = nn.Parameter(torch.zeros(2, 5))
+        self.register_buffer("places", (torch.arange(5)[:, None] - torch.arange(5)).abs())
+        self.keep, self.cache, self.bias = keep, dict[str, Tensor](), None
+
+    def train(self, mode: bool = True) -> CachedBias:
+        self.cache, self.bias = {}, None
+        return super().train(mode)
+
+    def table(self, key: str) -> Tensor:
+        if self.training:
+            return self.biases[:, self.places]
+        if self.keep == "attribute":
+            if self.bias is None:
+                self.bias = self.biases[:, self.places]
+            return self.bias
+        if key not in self.cache:
+            self.cache[key] = self.biases[:, self.places]
+        return self.cache[key]
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4).unbind()
+        attention = (q @ k.mT + self.table(str(x.device))).softmax(-1)
+        return self.out((attention @ v).transpose(1, 2).flatten(2))
+
+
+def built(model: nn.Module) -> nn.Module:
+    randomize(model, 0)
+    return model.eval()
+
+
+@pytest.mark.parametrize("keep", ["dict", "attribute"])
+def test_what_an_earlier_forward_cached_is_computed_anew(keep: str) -> None:
+    model = built(CachedBias(keep))
+    model(TOKENS)
+    assert model.cache or model.bias is not None
+    plan = random_plan(model, TOKENS, fraction=0.5)
+    small = fxprune.compile(model, plan)
+    assert_exact(model, plan, small, TOKENS, batch_sizes=(3,))
+    assert "biases" in dict(small.named_parameters())
+    assert dict(small.named_buffers()).keys() == {"places"}
+    assert small.get_parameter("qkv.weight").shape < model.qkv.weight.shape
+
+
+def test_a_cache_of_an_earlier_mode_of_the_weights_is_refused() -> None:
+    model = built(CachedBias())
+    model(TOKENS)
+    with torch.no_grad():
+        model.biases.add_(1)
+    with pytest.raises(CaptureError, match=r"keeps a tensor \(2, 5, 5\) in cache\['cpu'\]") as refusal:
+        fxprune.analyze(model, TOKENS)
+    assert "another value" in str(refusal.value)
+
+
+class Keeping(nn.Module):
+    """Keeps tensors in a list or dict, and does with them what it is told."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Tensor], kept: Any) -> None:
+        super().__init__()
+        self.layer, self.run, self.kept = nn.Linear(6, 8), run, kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.kept, self.layer(x))
+
+
+def remember(kept: Any, x: Tensor) -> Tensor:
+    result = x + kept["last"] if "last" in kept else x
+    kept["last"] = x
+    return result
+
+
+@pytest.mark.parametrize(
+    ("run", "kept", "message"),
+    [
+        (lambda kept, x: x * kept[0], [torch.ones(8)], "neither an input, a parameter, a buffer"),
+        (
+            lambda kept, x: x + kept["a"] if "a" in kept else x,
+            {"a": torch.ones(8)},
+            "does not compute that tensor anew",
+        ),
+        (remember, {"last": torch.ones(2, 5, 8)}, "computes that tensor from the inputs"),
+    ],
+)
+def test_tensors_that_no_forward_can_compute_anew_are_refused(run: Any, kept: Any, message: str) -> None:
+    with pytest.raises(CaptureError, match=message):
+        fxprune.analyze(built(Keeping(run, kept)), TOKENS)
+
+
+def test_tensors_that_nobody_reads_are_no_hindrance() -> None:
+    model = built(Keeping(lambda kept, x: x * len(kept), {"log": torch.ones(8)}))
+    plan = random_plan(model, TOKENS, fraction=0.5)
+    assert_exact(model, plan, fxprune.compile(model, plan), TOKENS)
+
+
+def test_a_refused_model_prints_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Unflatten(2, (3, 3)))
+    with pytest.raises(CaptureError):
+        fxprune.analyze(model, TOKENS)
+    assert caplog.records == []
