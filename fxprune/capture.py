@@ -20,6 +20,7 @@ from fxprune.accept import accept
 from fxprune.caches import Place, check_anew, forgotten, kept_as_attributes, kept_in_containers
 from fxprune.frames import call_model, current_line
 from fxprune.inputs import ExampleInputs, as_call, bind
+from fxprune.modes import training_reads_seen
 from fxprune.patches import attributes_kept
 from fxprune.record import default_leaf, record
 from fxprune_passes.errors import CaptureError, explain
@@ -241,14 +242,14 @@ def _is_wrapped(target: Any) -> bool:
 
 def _symbolic(model: nn.Module) -> fx.GraphModule | None:
     """The graph by symbolic tracing, or None where Python looks at values or a function stays opaque."""
-    tracer = _Tracer()
+    tracer, switched = _Tracer(), list[nn.Module]()
     try:
-        with attributes_kept(model):
+        with attributes_kept(model), training_reads_seen(switched.append):
             graph = call_model(tracer.trace, model)
     except Exception:  # any Python may fail on proxies; the recording tracer runs it on tensors
         return None
-    if _meets_constants(graph, model):
-        return None  # computed while tracing, or kept by an earlier forward: the recording tracer finds out
+    if switched or _meets_constants(graph, model):
+        return None  # the recording tracer keeps what follows the mode, and finds out where a constant comes from
     return fx.GraphModule(model, graph)
 
 

@@ -6,13 +6,15 @@ import inspect
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from fxprune.frames import call_model, current_line
-from fxprune.patches import module_calls_seen
+from fxprune.modes import ModalCall, Running, in_mode, is_training, modal_call, training_reads_seen
+from fxprune.patches import attributes_kept, module_calls_seen
 from fxprune.sizes import Recipe, RecordedInt, RecordedSize, map_values, plain
 from fxprune.spelling import (
     ASSERTIONS,
@@ -41,12 +43,16 @@ class Recorder(TorchFunctionMode):
         self._own = {id(module): _tensors_of(module) for module in model.modules()}
         self._inside = False  # a node, where nothing is recorded
         self._effects: set[fx.Node] = set()  # nodes that stay even if nobody reads them
+        self._running = [Running("", model)]
+        self._switching: nn.Module | None = None
+        self._trying = False  # a forward in the other mode, of which nothing but its modal calls is noted
 
     def run(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record one call of the model, from its inputs to its output."""
         args, kwargs = self._inputs(inspect.signature(model.forward), args, kwargs)
-        with module_calls_seen(self._call_module), self:
+        with module_calls_seen(self._call_module), training_reads_seen(self._read_mode), self:
             output = call_model(model.forward, *args, **kwargs)
+            self._follow_mode(self._running[0], args, kwargs)
         self.writer.output(output)
 
     def node_of(self, value: Any) -> fx.Node | None:
@@ -96,11 +102,12 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._inside:
             return func(*args, **kwargs)
+        if self._trying:
+            return self._try_call(func, args, kwargs)
         if func in SIZE_READS:
             return self._size(func, args, kwargs)
         if func in OPENED:
-            with self:
-                return OPENED[func](*args, **kwargs)
+            return self._open(func, args, kwargs)
         if func in ASSERTIONS and tensors_in(args):  # not run: fake tensors have no values
             self._effects.add(self.writer.write("call_function", func, args, kwargs))
             return None
@@ -112,6 +119,8 @@ class Recorder(TorchFunctionMode):
             changed=tensors_in(args[:1]) if is_in_place(func) else [],
             needless=is_conversion(func, args, kwargs) or attribute(func) is not None,
         )
+        if (modal := modal_call(func, plain(args), plain(kwargs))) is not None:
+            self._running[-1].calls.append(replace(modal, node=self.node_of(result)))
         if func is Tensor.__len__:
             size = self.writer.read(self.writer.recipe(args[0]), "call_method", "size", 0)
             self.writer.bake("len()", result, size)
@@ -133,6 +142,9 @@ class Recorder(TorchFunctionMode):
 
     def _call_module(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         path = self._paths.get(id(module))
+        if self._trying and not self._inside:
+            with self._one_node():
+                return original(module, *args, **kwargs)
         if path is None or self._inside:
             return original(module, *args, **kwargs)
         # A module whose parameters were exchanged for others (torch.func.functional_call) is no call of what it was.
@@ -140,11 +152,92 @@ class Recorder(TorchFunctionMode):
             call: Call = ("call_module", path, args, kwargs)
             buffers = list(module.buffers())
             return self._node(lambda: original(module, *plain(args), **plain(kwargs)), call, watched=buffers)
+        if self._is_switch(module, args, kwargs):
+            return self._node(
+                lambda: original(module, *plain(args), **plain(kwargs)), ("call_module", path, args, kwargs)
+            )
         caller, self.writer.path = self.writer.path, path
+        self._running.append(Running(path, module))
         try:
-            return original(module, *args, **kwargs)
+            result = original(module, *args, **kwargs)
+            self._follow_mode(self._running[-1], args, kwargs)
+            return result
         finally:
+            self._running.pop()
             self.writer.path = caller
+
+    def _open(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run a function of torch such that the calls inside it are seen.
+
+        Attention in evaluation is written as in training, where all of its dropout shows; that follows the mode.
+        """
+        running = self._running[-1]
+        follows = bool(running.reads) and kwargs.get("training") == is_training(running.module)
+        before = len(running.calls)
+        with self:
+            result = OPENED[func](*args, **(kwargs | {"training": True} if follows else kwargs))
+        for call in running.calls[before:] if follows else ():
+            off = {name: False if name == "training" else 0.0 for name in call.values if name != "p"}
+            call.follow(ModalCall(call.function, {**call.values, **off}), True, running.path, self.writer.where())
+        del running.calls[before:]
+        return result
+
+    def _read_mode(self, module: nn.Module) -> None:
+        """A read of ``training`` by the model."""
+        if not (self._inside or self._trying) or self._switching is module:
+            self._running[-1].reads[current_line()] = None
+
+    def _follow_mode(self, running: Running, args: Any, kwargs: Any) -> None:
+        """Make what a forward did because of its mode follow the mode, or note that it does not."""
+        module, calls = running.module, running.calls
+        if not running.reads or is_torch_module(module):
+            return
+        others = self._in_other_mode(module, args, kwargs) if calls else None
+        if others is not None and [one.function for one in others] == [one.function for one in calls]:
+            for call, other in zip(calls, others, strict=True):
+                call.follow(other, is_training(module), running.path, self.writer.where())
+            return
+        for line in running.reads:
+            self.writer.baked[line, "training", is_training(module)] = None
+
+    def _in_other_mode(self, module: nn.Module, args: Any, kwargs: Any) -> list[ModalCall] | None:
+        """The modal calls of a forward in the other mode; None if it does not run in that."""
+        self._running.append(Running("", module))
+        try:
+            self._try(module, args, kwargs, training=not is_training(module))
+        except Exception:  # any Python may fail in a mode that nobody asked for
+            return None
+        finally:
+            calls = self._running.pop().calls
+        return calls
+
+    def _try(self, module: nn.Module, args: Any, kwargs: Any, *, training: bool) -> Any:
+        """Run a forward without recording it."""
+        self._trying = True
+        try:
+            with attributes_kept(module), in_mode(module, training):
+                return module.forward(*plain(args), **plain(kwargs))
+        finally:
+            self._trying = False
+
+    def _try_call(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if (modal := modal_call(func, args, kwargs)) is not None:
+            self._running[-1].calls.append(modal)
+        return func(*args, **kwargs)
+
+    def _is_switch(self, module: nn.Module, args: Any, kwargs: Any) -> bool:
+        """Whether a module drops paths in training, say, and hands on its very input in evaluation."""
+        if is_torch_module(module) or module._parameters or module._buffers or module._modules or not args:
+            return False
+        self._running.append(Running("", module))
+        self._switching = module
+        try:
+            return self._try(module, args, kwargs, training=False) is args[0] and bool(self._running[-1].reads)
+        except Exception:  # any Python may fail in a mode that nobody asked for
+            return False
+        finally:
+            self._running.pop()
+            self._switching = None
 
     def _node(
         self,
@@ -192,6 +285,11 @@ def tensors_in(value: Any) -> list[Tensor]:
     found: list[Tensor] = []
     map_values(value, lambda one: found.append(one) if isinstance(one, Tensor) else None)
     return found
+
+
+def is_torch_module(module: nn.Module) -> bool:
+    """Whether a module's class is torch's own."""
+    return type(module).__module__.startswith("torch.nn.")
 
 
 def _tensors_of(module: nn.Module) -> list[int]:

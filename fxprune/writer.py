@@ -52,7 +52,7 @@ class GraphWriter:
     def write(self, op: str, target: Any, args: Any = (), kwargs: Any = None, where: Where | None = None) -> fx.Node:
         """Write a node at the end of the graph; its arguments may hold tensors and recorded numbers."""
         node = self.graph.create_node(op, target, self.written(args), self.written(kwargs or {}))
-        node.meta["source"], node.meta["module"] = where or self._where()
+        node.meta["source"], node.meta["module"] = where or self.where()
         return node
 
     def read(self, whole: Recipe, op: str, target: Any, *args: Any) -> Recipe:
@@ -61,7 +61,7 @@ class GraphWriter:
         It is written right behind the whole, since a later in-place op could change what is read.
         """
         if (target, args) not in whole.reads:
-            where = self._where()
+            where = self.where()
 
             def write() -> fx.Node:
                 with self.graph.inserting_after(self._behind(whole.node)):
@@ -82,7 +82,7 @@ class GraphWriter:
         """A recipe for arithmetic on recorded numbers: the same sum twice is one node."""
         key = target, *((type(one), getattr(one, "recipe", one)) for one in args)
         if key not in self._computed:
-            where = self._where()
+            where = self.where()
             self._computed[key] = Recipe(self, lambda: self.write("call_function", target, args, where=where))
         return self._computed[key]
 
@@ -191,7 +191,8 @@ class GraphWriter:
     def _get_attr(self, name: str) -> Recipe:
         return Recipe(self, lambda: self.write("get_attr", name))
 
-    def _where(self) -> Where:
+    def where(self) -> Where:
+        """Where the model is."""
         return current_line(), self.path
 
 

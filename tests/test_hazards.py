@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm.layers
 import torch
+import torch.nn.functional as F
+import torchvision
 from networks import randomize
 from support import assert_exact, random_plan
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.capture import capture
 from fxprune_passes.errors import CaptureError
 
 TOKENS = torch.randn(2, 5, 6)
@@ -121,3 +127,95 @@ def test_a_refused_model_prints_nothing(caplog: pytest.LogCaptureFixture) -> Non
     with pytest.raises(CaptureError):
         fxprune.analyze(model, TOKENS)
     assert caplog.records == []
+
+
+class Switched(nn.Module):
+    """Everything that follows the mode: functions, attention's dropout, a batch norm of its own, dropped paths."""
+
+    class Norm(nn.BatchNorm1d):
+        def forward(self, x: Tensor) -> Tensor:
+            training = True if self.training else self.running_mean is None
+            momentum = self.momentum or 0.0
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, training, momentum, self.eps
+            ).relu()
+
+    class DropPath(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.training:
+                return x
+            return x * x.new_empty(x.shape[0], 1, 1).bernoulli_(0.5) / 0.5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.qkv = nn.Linear(6, 8), self.Norm(8), nn.Linear(8, 24)
+        self.path, self.rate, self.out = self.DropPath(), nn.Dropout(0.25), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(F.dropout(self.stem(x), 0.3, self.training).mT).mT
+        q, k, v = self.qkv(x).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4).unbind()
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.rate.p if self.training else 0.0)
+        y = x + self.path(y.transpose(1, 2).flatten(2))
+        return self.out(F.dropout(y, 0.5, training=True))
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, weights: bool) -> None:
+        super().__init__()
+        self.attention, self.weights = nn.MultiheadAttention(6, 2, dropout=0.3, batch_first=True), weights
+        self.out = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.attention(x, x, x, need_weights=self.weights)[0])
+
+
+SWITCHED = {
+    "functions": Switched,
+    "attention": lambda: SelfAttention(False),
+    "attention with weights": lambda: SelfAttention(True),
+    "drop path of timm": lambda: nn.Sequential(nn.Linear(6, 8), timm.layers.DropPath(0.5), nn.Linear(8, 4)),
+    "batch norm of timm": lambda: nn.Sequential(
+        nn.Conv1d(5, 8, 1), nn.Unflatten(2, (2, 3)), timm.layers.BatchNormAct2d(8), nn.Conv2d(8, 4, 1)
+    ),
+    "stochastic depth of torchvision": lambda: nn.Sequential(
+        nn.Linear(6, 8), torchvision.ops.StochasticDepth(0.5, "row"), nn.Linear(8, 4)
+    ),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", SWITCHED)
+def test_what_the_mode_switches_follows_the_mode_of_the_compiled_graph(name: str, training: bool) -> None:
+    model = built(SWITCHED[name]()).train(training)
+    plan = fxprune.plan(model, TOKENS, channels=1.0)
+    whole = pickle.loads(pickle.dumps(fxprune.compile(model, plan)))
+    outputs = []
+    for mode in (not training, training):
+        expected, actual = [torch.random.manual_seed(0) and one.train(mode)(TOKENS) for one in (model, whole)]
+        assert torch.equal(expected, actual)
+        outputs.append(expected)
+    assert not torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", SWITCHED)
+def test_what_the_mode_switches_is_prunable(name: str, training: bool) -> None:
+    model = built(SWITCHED[name]()).train(training)
+    plan = random_plan(model, TOKENS, fraction=0.5)
+    small = fxprune.compile(model, plan, statistics="full")
+    assert_exact(model, plan, small, TOKENS, batch_sizes=(3,))
+    assert plan.keep
+    small.train(not training)(TOKENS)
+    again = fxprune.compile(small, random_plan(small, TOKENS, fraction=0.5))
+    assert again(TOKENS).shape == model(TOKENS).shape
+
+
+def test_what_does_not_follow_the_mode_is_noted_with_its_line() -> None:
+    class Auxiliary(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 1 if self.training else super().forward(x)
+
+    groups = capture(built(nn.Sequential(Auxiliary(6, 8), nn.Linear(8, 4))), TOKENS)
+    [(line, what, value)] = groups.graph_module.meta["baked"]
+    assert (what, value) == ("training", False)
+    assert re.fullmatch(r"tests/test_hazards\.py:\d+|test_hazards\.py:\d+", line)

@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from fxprune_passes.axes import Axes
 from fxprune_passes.kept import Kept
+from fxprune_passes.mode import Mode
 
 _HELD_AT_ONCE = 1 << 21  # elements of a weight that are copied in one step
 
@@ -98,6 +99,15 @@ class Emitter:
             name, number = f"{target}_{number}", number + 1
         if name not in self._modules:
             self._modules[name] = (target, changed, self._clone(target, original, changed, fresh=name != target))
+        return name
+
+    def mode(self, path: str) -> str:
+        """Add a module that says in which mode the module of that path is; returns the path to call it by."""
+        name, number = f"{path}.mode" if path else "mode", 1
+        while name not in self._modules and _has(self.model, name):
+            name, number = f"{path}.mode_{number}" if path else f"mode_{number}", number + 1
+        if name not in self._modules:
+            self._modules[name] = (path, {}, Mode().train(_training(self.model, path)))
         return name
 
     def _clone(self, target: str, original: nn.Module, attributes: dict[str, Any], *, fresh: bool) -> nn.Module:
@@ -192,6 +202,11 @@ def _training(model: nn.Module, path: str) -> bool:
         return model.get_submodule(path).training
     except AttributeError:
         return model.training
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    parent, _, name = path.rpartition(".")
+    return hasattr(module.get_submodule(parent), name)
 
 
 def _attribute(module: nn.Module, name: str) -> torch.Tensor:

@@ -374,9 +374,38 @@ class _Interpreter(fx.Interpreter):
         state_alike(self.result.equations, node.target, inputs, self.ledger.tree(value))
         if stated_whole:
             self._state_recurrent(node, value, where)
-        elif reason := opaque(node, self.modules):
+        elif (reason := opaque(node, self.modules)) and not self._is_switch(node, value):
             self._freeze_around(node, value, where, reason)
         return value
+
+    def _is_switch(self, node: fx.Node, value: Any) -> bool:
+        """Whether a module hands on its very input in evaluation, and what it does in training is all pointwise.
+
+        Such as dropped paths. The equations are stated for both modes.
+        """
+        module = self.modules.get(str(node.target)) if node.op == "call_module" else None
+        if module is None or module._parameters or module._buffers or module._modules or not node.args:
+            return False
+        x = self.env[node.args[0]] if isinstance(node.args[0], fx.Node) else None
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        before, ledger = module.training, self.ledger
+        operations, statistics = list(ledger.operations), list(ledger.statistics)
+        try:
+            outputs = []
+            for module.training in (False, True):
+                with ledger:
+                    outputs.append(module(*args, **kwargs))
+            same = outputs[0] is x and isinstance(outputs[1], torch.Tensor) and ledger.statistics == statistics
+            if same and outputs[1].shape == outputs[0].shape:
+                for one, other in zip(ledger.axes(outputs[1]), ledger.axes(value), strict=True):
+                    self.result.equations.equate(one, other)
+                return True
+            return False
+        except Exception:  # any Python may fail in a mode that nobody asked for
+            return False
+        finally:
+            module.training = before
+            ledger.operations, ledger.statistics = operations, statistics
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Fetch a parameter, a buffer, or a constant, which is sliced like a buffer if it can be found again."""

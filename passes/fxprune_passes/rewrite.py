@@ -12,6 +12,7 @@ from torch import fx, nn
 from fxprune_passes.emit import Emitter
 from fxprune_passes.kept import Kept
 from fxprune_passes.mend import FULL, MENDS, MODULES, Call, Scalars, Source
+from fxprune_passes.mode import mode_of
 from fxprune_passes.propagate import Propagation
 from fxprune_passes.scalars import changes, is_scalar, write_scalar
 from fxprune_passes.vanish import EMPTY, Vanish, is_empty, refusal
@@ -90,13 +91,25 @@ class Rewriter:
         elif is_scalar(self.source.axes[node]) and node.target not in (operator.setitem, "__setitem__"):
             if self.vanish.touches(call):
                 raise refusal(call)
-            write_scalar(call)
+            self._scalar(node, call)
         elif is_empty(self.source.axes[node], call):
             self.tensors[node] = EMPTY
         elif self.vanish.touches(call):
             self.tensors[node] = self._vanishing(node, call)
         else:
             self.tensors[node] = self._tensor(node, call)
+
+    def _scalar(self, node: fx.Node, call: Call) -> None:
+        """A number; one that a module gives (its mode) is the same in both readings."""
+        if (path := mode_of(node)) is not None:
+            written = call.emit("call_module", self.emitter.mode(path))
+        elif node.op == "call_module":
+            written = self._module(node, call)
+        else:
+            write_scalar(call)
+            return
+        self.scalars.shape[node] = self.scalars.data[node] = written
+        self.scalars.values[node] = self.source.values[node]
 
     def _vanishing(self, node: fx.Node, call: Call) -> Any:
         module = self.emitter.model.get_submodule(str(node.target)) if node.op == "call_module" else None
