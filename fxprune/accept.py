@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import nn
+from torch.ao.nn.quantized import FloatFunctional
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from fxprune_passes.errors import CaptureError, explain
 
 _BACKWARD = {"_backward_hooks": "backward hook", "_backward_pre_hooks": "backward pre-hook"}
 _HOOKS = {"_forward_hooks": "forward hook", "_forward_pre_hooks": "forward pre-hook", **_BACKWARD}
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized")
 
 
 def accept(model: nn.Module, *, hooks: bool = False) -> None:
@@ -22,12 +27,15 @@ def accept(model: nn.Module, *, hooks: bool = False) -> None:
         hooks: Forward hooks may stay, since the code does.
 
     Raises:
-        CaptureError: It is no module, has uninitialised parameters, hooks, parametrizations, or several devices.
+        CaptureError: It is no module, has uninitialised parameters, hooks, parametrizations, or several devices,
+            is compiled by TorchScript, or is quantised.
     """
     if not isinstance(model, nn.Module):
         raise CaptureError(explain(f"model must be a torch.nn.Module, got {type(model).__name__}."))
+    refuse_other_code(model)
     for name, parameter in model.named_parameters():
         _refuse_lazy(name, parameter)
+        _refuse_subclass(name, parameter)
         if parameter._backward_hooks:
             first = f"parameter {name!r} has a gradient hook, which a graph cannot hold."
             raise CaptureError(explain(first, mend="remove the hook; add it to the compiled model"))
@@ -50,7 +58,40 @@ def _refuse_hooks(name: str, module: nn.Module, kinds: Mapping[str, str]) -> Non
         for hook in getattr(module, attribute, {}).values():
             shown = getattr(hook, "__qualname__", type(hook).__name__)
             first = f"module {name or type(module).__name__!r} has a {kind} ({shown}), which a graph cannot hold."
-            raise CaptureError(explain(first, mend=_advice(type(hook).__name__)))
+            raise CaptureError(explain(first, mend=_advice(shown)))
+
+
+def refuse_other_code(model: nn.Module) -> None:
+    """Refuse modules whose computation is not in Python, or not in tensors that can be sliced.
+
+    Raises:
+        CaptureError: A module is compiled, quantised, or distributed.
+    """
+    for name, module in model.named_modules():
+        _refuse_code(name, module)
+
+
+def _refuse_code(name: str, module: nn.Module) -> None:
+    kind, shown = type(module), f"module {name!r}" if name else "the model"
+    if isinstance(module, torch.jit.ScriptModule):
+        first = f"{shown} is a {kind.__name__}, TorchScript code that cannot be captured."
+        raise CaptureError(explain(first, mend="pass the nn.Module that it was scripted or traced from"))
+    if kind.__module__.startswith(_QUANTISED) and kind is not FloatFunctional:
+        first = f"{shown} is a quantised {kind.__name__} ({kind.__module__}), expected floating point."
+        raise CaptureError(explain(first, mend="prune the float model, then quantise the compiled one"))
+    if kind.__name__ == "OptimizedModule":
+        first = f"{shown} is compiled by torch.compile inside the model."
+        raise CaptureError(explain(first, mend="put its ._orig_mod there instead, and compile the result"))
+    if isinstance(module, DistributedDataParallel):
+        first = f"{shown} is a DistributedDataParallel inside the model."
+        raise CaptureError(explain(first, mend="put its .module there instead, and wrap the compiled model"))
+
+
+def _refuse_subclass(name: str, parameter: nn.Parameter) -> None:
+    if parameter.is_quantized or is_traceable_wrapper_subclass(parameter):
+        kind = "quantised tensor" if parameter.is_quantized else type(parameter.data).__name__
+        first = f"parameter {name!r} is a {kind}, expected a plain tensor."
+        raise CaptureError(explain(first, mend="prune the plain model; quantise or distribute the compiled one"))
 
 
 def _advice(hook: str) -> str:
@@ -58,6 +99,8 @@ def _advice(hook: str) -> str:
         return "torch.nn.utils.remove_weight_norm(module) first"
     if hook == "SpectralNorm":
         return "torch.nn.utils.remove_spectral_norm(module) first"
+    if hook == "_observer_forward_hook":
+        return "prune the float model, then prepare the compiled one for quantisation"
     return "remove the hook; add it to the compiled model"
 
 

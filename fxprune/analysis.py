@@ -9,6 +9,8 @@ from torch import nn
 
 from fxprune.capture import Capture, capture
 from fxprune.inputs import ExampleInputs
+from fxprune.notes import notes_of
+from fxprune.wrappers import unwrap
 from fxprune_passes.groups import ChannelGroups, Site
 from fxprune_passes.propagate import Propagation, propagate
 
@@ -44,6 +46,7 @@ def analyse(
     Raises:
         CaptureError: The model cannot be captured.
     """
+    model, unwrapped = unwrap(model)
     captured = capture(model, example_inputs, emit=emit)
     tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors.update(model.named_buffers(remove_duplicate=False))
@@ -55,17 +58,18 @@ def analyse(
         tensors,
         freeze_outputs=freeze_outputs,
     )
-    return Analysis(captured, propagation, _groups(propagation, tensors), emit)
+    notes = (*unwrapped, *notes_of(captured.graph_module, model))
+    return Analysis(captured, propagation, _groups(propagation, tensors, notes), emit)
 
 
-def _groups(propagation: Propagation, tensors: dict[str, torch.Tensor]) -> ChannelGroups:
+def _groups(propagation: Propagation, tensors: dict[str, torch.Tensor], notes: tuple[str, ...]) -> ChannelGroups:
     readers = propagation.readers - propagation.writers
     sites = [
         Site(name, dim, axis, id(axis) in readers, tensors[name])
         for name in _in_order_of_use(propagation, tensors)
         for dim, axis in enumerate(propagation.parameters[name])
     ]
-    return ChannelGroups(sites, propagation.parameters, propagation.equations.ties)
+    return ChannelGroups(sites, propagation.parameters, propagation.equations.ties, notes)
 
 
 def _in_order_of_use(propagation: Propagation, tensors: dict[str, torch.Tensor]) -> list[str]:

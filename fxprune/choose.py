@@ -14,6 +14,7 @@ from fxprune.indices import kept_mask
 from fxprune.inputs import ExampleInputs
 from fxprune.modules import fit
 from fxprune.plans import Plan, make_plan
+from fxprune.wrappers import unwrap
 from fxprune_passes.axes import Cat, Prod, Take, Term, leaves, resolve
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.groups import ChannelGroup, ChannelGroups, channels
@@ -57,7 +58,7 @@ def plan(
     """
     _check_options(channels, round_to)
     score = find_criterion(criterion, seed)
-    analysis = analyse(model, example_inputs, emit=emit)
+    analysis, model = analyse(model, example_inputs, emit=emit), unwrap(model)[0]
     whole = _ignored(analysis.groups, model, ignore)
 
     def choose(left_out: set[str]) -> dict[str, tuple[int, ...]]:

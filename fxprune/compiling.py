@@ -8,6 +8,7 @@ from torch import nn
 
 from fxprune.modules import compile_module
 from fxprune.plans import Plan, kept_of
+from fxprune.wrappers import unwrap
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.rewrite import rewrite
 from fxprune_passes.verify import check_shapes
@@ -29,6 +30,8 @@ def compile(model: nn.Module, plan: Plan, *, statistics: str = "kept", emit: str
     Returns:
         A graph module with parameters of its own under their old names; with ``emit="module"`` a module of the
         model's class. It computes the function of the model in which every removed channel is zero in every tensor.
+        ``meta["fxprune"]["notes"]`` of a graph module says what it was specialised to (``meta["baked"]``: line, what
+        was asked, value), and which parameters of the model it leaves out.
 
     Raises:
         PlanError: The plan does not fit the model, or with ``emit="module"`` its code would have to change.
@@ -47,10 +50,13 @@ def compile(model: nn.Module, plan: Plan, *, statistics: str = "kept", emit: str
     if emit not in EMITS:
         raise PlanError(explain(f"emit={emit!r}, expected one of {', '.join(map(repr, EMITS))}."))
     analysis = plan.analysis_of(model, emit)
+    model, unwrapped = unwrap(model)
     kept = kept_of(analysis, plan.keep)
     if emit == "module":
         return compile_module(model, analysis, kept, statistics)
     captured = analysis.capture
     small = rewrite(analysis.propagation, model, kept, constants=captured.constants, statistics=statistics)
+    small.meta["baked"] = list(captured.graph_module.meta.get("baked", []))
+    small.meta["fxprune"]["notes"] = list(dict.fromkeys((*unwrapped, *analysis.groups.notes)))
     check_shapes(analysis.propagation, small, kept, captured.inputs)
     return small

@@ -17,8 +17,10 @@ from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from fxprune.accept import refuse_other_code
 from fxprune.inputs import ExampleInputs, as_call
 from fxprune.units import scaled
+from fxprune.wrappers import unwrap
 from fxprune_passes.errors import CaptureError, explain
 
 _Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
@@ -56,13 +58,16 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Count:
         The counts, exact integers.
 
     Raises:
-        CaptureError: The inputs are of no known kind, or the model cannot run without data.
+        CaptureError: The inputs are of no known kind, a module is compiled or quantised, or the model cannot run
+            without data.
 
     Example:
         >>> print(count(nn.Linear(8, 4), torch.zeros(2, 8)))
         36 parameters, 64 MACs, 144 B
     """
     args, kwargs = as_call(example_inputs)
+    model, _ = unwrap(model)
+    refuse_other_code(model)
     _refuse_lazy(model)
     parameters = list(model.parameters())
     return Count(

@@ -18,6 +18,7 @@ from fxprune.indices import check_indices, kept_mask, resolve_keep
 from fxprune.inputs import ExampleInputs
 from fxprune.specs import from_spec, show_spec, to_spec
 from fxprune.terms import Expression, evaluate, to_expression
+from fxprune.wrappers import unwrap
 from fxprune_passes.errors import ArtifactError, PlanError, explain
 from fxprune_passes.kept import Kept
 
@@ -44,6 +45,7 @@ class Plan:
         axes: What each axis of each parameter is made of, in terms of the groups.
         emit: What the plan was made to compile to: ``"graph"`` or ``"module"``.
         left_out: Groups that ``emit="module"`` leaves whole, and the line of the model's code that asks for it.
+        notes: What the graph was specialised to and what it leaves out; a loaded plan has none.
     """
 
     widths: Mapping[str, int]
@@ -53,6 +55,7 @@ class Plan:
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     emit: str = "graph"
     left_out: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
     _origin: _Origin | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -154,7 +157,7 @@ class Plan:
         return plan
 
     def __str__(self) -> str:
-        """A table of the groups: channels before, kept, and share."""
+        """A table of the groups, channels before, kept, and share, and the notes."""
         rows = [
             (
                 name,
@@ -167,8 +170,9 @@ class Plan:
         table = tabulate(
             rows, headers=("channel group", "channels", "kept", "share"), colalign=("left", "right", "right", "right")
         )
-        notes = "".join(f"\nleft out: {name}, since {reason}" for name, reason in self.left_out.items())
-        return f"plan for inputs {show_spec(self.inputs)}\n{table}{notes}" if rows else "plan: nothing can be pruned"
+        text = f"plan for inputs {show_spec(self.inputs)}\n{table}" if rows else "plan: nothing can be pruned"
+        left_out = [f"left out: {name}, since {reason}" for name, reason in self.left_out.items()]
+        return "\n".join([text, *left_out, *(f"note: {note}" for note in self.notes)])
 
     def analysis_of(self, model: nn.Module, emit: str = "graph") -> Analysis:
         """The analysis of a model that this plan fits: the plan's own if the model is the one it was made from.
@@ -180,6 +184,7 @@ class Plan:
         Raises:
             PlanError: The plan was made for another model.
         """
+        model, _ = unwrap(model)
         _check_shapes(self.shapes, model)
         origin = self._origin
         known = origin is not None and origin.model() is model and origin.analysis.emit == emit
@@ -211,13 +216,15 @@ def make_plan(
     left_out: Mapping[str, str] | None = None,
 ) -> Plan:
     """A plan that remembers its analysis; groups kept whole are left out."""
-    groups = analysis.groups
+    model, groups = unwrap(model)[0], analysis.groups
     axes = {name: tuple(to_expression(axis, groups.names) for axis in axes) for name, axes in groups.parameters.items()}
     shapes = {name: tuple(axis.size for axis in axes) for name, axes in groups.parameters.items()}
     widths = {group.name: group.size for group in groups}
     keep = {name: kept for name, kept in keep.items() if len(kept) < widths[name]}
     origin = _Origin(weakref.ref(model), analysis, fingerprint(model))
-    return Plan(widths, keep, to_spec(example_inputs), axes, shapes, analysis.emit, dict(left_out or {}), origin)
+    left_out = dict(left_out or {})
+    spec = to_spec(example_inputs)
+    return Plan(widths, keep, spec, axes, shapes, analysis.emit, left_out, groups.notes, origin)
 
 
 def fingerprint(model: nn.Module) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ _TRACED_INTO = (
     nn.Sequential,
     nn.ModuleList,
     nn.ModuleDict,
+    nn.DataParallel,
     nn.MultiheadAttention,
     nn.Transformer,
     nn.TransformerEncoder,

@@ -13,9 +13,11 @@ from fxprune.coded import Units, addresses, draw, random_units, rebatched
 from fxprune.difference import difference
 from fxprune.inputs import ExampleInputs, as_call, bind
 from fxprune.modules import check_module, facts_of
+from fxprune.notes import listed
 from fxprune.plans import Plan, kept_of
 from fxprune.report import Case, Report, Wrong
 from fxprune.trial import Inputs, Trial, kept_slice, named_tensors
+from fxprune.wrappers import unwrap
 from fxprune_passes.errors import VerifyError, explain
 from fxprune_passes.steady import draws
 from fxprune_passes.verify import check_shapes
@@ -64,10 +66,11 @@ def verify(
         >>> verify(model, plan, fxprune.compile(model, plan)).ok
         True
     """
+    model, unwrapped = unwrap(model)
     _check_arguments(model, small)
     trial = _trial(model, plan, small, seed)
     if trial.analysis.capture.fake_mode is None:
-        return _report(trial, _by_values(trial, inputs, tolerance), tolerance)
+        return _report(trial, _by_values(trial, inputs, tolerance), tolerance, unwrapped)
     bound = bind(model, *as_call(draw(plan.inputs, seed) if inputs is None else inputs))
     units = {"own": None, "address-coded": addresses, "random": random_units(seed)}
     if unknown := set(weights) - set(units):
@@ -76,19 +79,19 @@ def verify(
     found = [shapes(trial, bound, tolerance), _code(small), _weights(trial)]
     found += [_numbers(trial, f"numbers, {name} weights", units[name], bound, tolerance) for name in weights]
     found += [_other_batch(trial, size, rebatched(bound, size), tolerance) for size in batch_sizes]
-    return _report(trial, found, tolerance)
+    return _report(trial, found, tolerance, unwrapped)
 
 
 _Found = tuple[Case, Wrong | None]
 
 
-def _report(trial: Trial, found: Sequence[_Found], tolerance: float) -> Report:
+def _report(trial: Trial, found: Sequence[_Found], tolerance: float, unwrapped: tuple[str, ...]) -> Report:
     return Report(
         cases=tuple(case for case, _ in found),
         first_wrong=next((wrong for case, wrong in found if case.ok is False), None),
         tolerance=tolerance,
         statistics=trial.statistics,
-        notes=_notes(trial),
+        notes=tuple(dict.fromkeys((*unwrapped, *trial.analysis.groups.notes, *_notes(trial)))),
     )
 
 
@@ -98,8 +101,7 @@ def _notes(trial: Trial) -> tuple[str, ...]:
     nodes = trial.small.graph.nodes if isinstance(trial.small, fx.GraphModule) else ()
     over_kept = [node.name for node in nodes if node.meta.get("promise", "exact") != "exact"]
     if over_kept:
-        shown = ", ".join(over_kept[:5]) + (f" and {len(over_kept) - 5} more" if len(over_kept) > 5 else "")
-        notes.append(f"statistics over the channels that are left: {shown}; every other node is exact")
+        notes.append(f"statistics over the channels that are left: {listed(over_kept)}; every other node is exact")
     return tuple(notes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -319,6 +320,21 @@ def _with(change: Callable[[nn.Module], Any]) -> Callable[[], nn.Module]:
     return build
 
 
+def _quietly(call: Callable[[], Any]) -> Any:
+    """TorchScript and torch.ao are deprecated, and say so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return call()
+
+
+def _scripted(model: nn.Module) -> Any:
+    return _quietly(lambda: torch.jit.script(model))
+
+
+def _quantised(model: nn.Module) -> Any:
+    return _quietly(lambda: torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, inplace=True))
+
+
 _MODELS = [
     (
         lambda: nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)),
@@ -334,6 +350,17 @@ _MODELS = [
         "module 'stem' has parametrized tensors (weight)",
     ),
     (_with(lambda m: nn.utils.spectral_norm(m.stem)), "module 'stem' has a forward pre-hook (SpectralNorm)"),
+    (_with(lambda m: setattr(m, "head", torch.compile(m.head))), "module 'head' is compiled by torch.compile inside"),
+    (lambda: _scripted(Small()), "the model is a RecursiveScriptModule, TorchScript code"),
+    (_with(lambda m: setattr(m, "stem", _scripted(m.stem))), "module 'stem' is a RecursiveScriptModule, TorchScript"),
+    (
+        _with(_quantised),
+        "module 'head' is a quantised Linear (torch.ao.nn.quantized.dynamic.modules.linear), expected floating point.",
+    ),
+    (
+        lambda: _quietly(lambda: torchvision.models.quantization.resnet18(quantize=True)),
+        "module 'conv1' is a quantised ConvReLU2d (torch.ao.nn.intrinsic.quantized.modules.conv_relu), expected",
+    ),
     (_with(lambda m: m.head.to("meta")), "model is on several devices: cpu (stem.weight), meta (head.weight)"),
 ]
 
@@ -343,6 +370,18 @@ def test_a_model_that_cannot_be_captured_is_refused_by_name(build: Callable[[], 
     with pytest.raises(fxprune.CaptureError) as caught:
         fxprune.analyze(build(), IMAGES)
     assert str(caught.value).startswith(first)
+    assert "\n  mend " in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [_quantised, lambda model: setattr(model, "stem", _scripted(model.stem))])
+def test_what_cannot_be_counted_is_refused_by_name(change: Callable[[nn.Module], Any]) -> None:
+    with pytest.raises(fxprune.CaptureError, match=r"module '\w+' is a"):
+        fxprune.count(_with(change)(), IMAGES)
+
+
+def test_float_modules_of_the_quantisation_toolkit_are_accepted() -> None:
+    model = torchvision.models.quantization.resnet18(quantize=False).eval()
+    assert "layer1.0.conv1" in [group.name for group in fxprune.analyze(model, torch.randn(1, 3, 64, 64))]
 
 
 @pytest.mark.parametrize(

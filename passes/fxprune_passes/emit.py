@@ -129,6 +129,7 @@ class Emitter:
         clone = original.__class__.__new__(original.__class__)
         for key, value in vars(original).items():
             clone.__dict__[key] = value.copy() if isinstance(value, (dict, list, set)) else value
+        clone.__dict__.pop("_compiled_call_impl", None)  # what module.compile() left; it would call the original
         for table in (clone._parameters, clone._buffers):
             for name, tensor in table.items():
                 if tensor is not None:

@@ -107,11 +107,15 @@ class ChannelGroups(Sequence[ChannelGroup]):
         frozen: Parameter axes that stay whole, with op, module and source line.
         parameters: The axes of every parameter and buffer.
         ties: The solved equations, for the chain from one axis to another.
+        notes: What the graph was specialised to and what it leaves out, one line a fact.
     """
 
-    def __init__(self, sites: Sequence[Site], parameters: Mapping[str, Axes], ties: Sequence[Tie]) -> None:
+    def __init__(
+        self, sites: Sequence[Site], parameters: Mapping[str, Axes], ties: Sequence[Tie], notes: Sequence[str] = ()
+    ) -> None:
         self.parameters = parameters
         self.ties = ties
+        self.notes = tuple(notes)
         self._sites = sites
         self._groups = _gather(sites)
         self._by_name = {group.name: group for group in self._groups}
@@ -149,7 +153,7 @@ class ChannelGroups(Sequence[ChannelGroup]):
         return self._by_name[self.names[found[0]]]
 
     def __str__(self) -> str:
-        """Two tables: the groups with their members, and what is frozen."""
+        """Two tables, the groups with their members and what is frozen, and the notes."""
         rows = [(group.name, group.size, _members(group)) for group in self]
         text = tabulate(rows, headers=("channel group", "channels", "members"), maxcolwidths=[None, None, 80])
         frozen: dict[tuple[str, str], list[FrozenAxis]] = {}
@@ -158,9 +162,10 @@ class ChannelGroups(Sequence[ChannelGroup]):
         lines = [
             (reason, where, _some([f"{a.parameter}:{a.dim}" for a in axes])) for (reason, where), axes in frozen.items()
         ]
-        if not lines:
-            return text
-        return f"{text}\n\n{tabulate(lines, headers=('frozen because', 'by', 'axes'), maxcolwidths=[30, 50, 60])}"
+        if lines:
+            table = tabulate(lines, headers=("frozen because", "by", "axes"), maxcolwidths=[30, 50, 60])
+            text = f"{text}\n\n{table}"
+        return "\n".join([text, *(f"note: {note}" for note in self.notes)])
 
     def show(self, term: Term) -> str:
         """A term as text, in the names of these groups."""

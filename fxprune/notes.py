@@ -1,0 +1,67 @@
+"""What a user must know of a captured graph: what it was specialised to, and what it leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from torch import fx, nn
+
+_SHOWN = 5
+
+
+def notes_of(graph_module: fx.GraphModule, model: nn.Module) -> tuple[str, ...]:
+    """Notes on a captured graph.
+
+    Args:
+        graph_module: The captured graph.
+        model: What it was captured from.
+
+    Returns:
+        One line a fact, empty for a graph that is the whole model for any size.
+    """
+    compiled = [name or type(model).__name__ for name, one in model.named_modules() if one._compiled_call_impl]
+    lost = (f"compile() of these is not carried over, compile the result: {listed(compiled)}",) if compiled else ()
+    return (*lost, *_baked(graph_module.meta.get("baked", [])), *_left_out(graph_module, model))
+
+
+def listed(names: Sequence[str], most: int = _SHOWN) -> str:
+    """Some names as text, and how many there are more.
+
+    Example:
+        >>> listed(["a", "b", "c"], 2)
+        'a, b and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _baked(baked: Iterable[tuple[str, str, float]]) -> Iterator[str]:
+    """Sizes that became literals, by the line that asked for their values."""
+    lines: dict[str, list[str]] = {}
+    for line, what, value in baked:
+        lines.setdefault(line, []).append(f"{what} of {value}")
+    for line, values in lines.items():
+        yield f"fixed to the example inputs at {line or 'an unknown line'}: {listed(values)}"
+
+
+def _left_out(graph_module: fx.GraphModule, model: nn.Module) -> Iterator[str]:
+    """Parameters that no node reads."""
+    targets = {str(node.target) for node in graph_module.graph.nodes if node.op in ("get_attr", "call_module")}
+    named = list(model.named_parameters(remove_duplicate=False))
+    read = {id(tensor) for name, tensor in named if targets & set(_prefixes(name))}
+    unread = [name for name, tensor in named if id(tensor) not in read]
+    if unread:
+        mode = "train" if model.training else "eval"
+        shown = listed(_summed_up(unread, [name for name, tensor in named if id(tensor) in read]))
+        yield f"the forward in {mode} mode does not use, and the compiled model leaves out: {shown}"
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """The name and the modules that it is in, outermost first."""
+    parts = name.split(".")
+    yield from (".".join(parts[: end + 1]) for end in range(len(parts)))
+
+
+def _summed_up(unread: Sequence[str], read: Sequence[str]) -> list[str]:
+    """Names of the largest modules all of whose parameters are unread, or of single parameters."""
+    partly = {prefix for name in read for prefix in _prefixes(name)}
+    return list(dict.fromkeys(next((one for one in _prefixes(name) if one not in partly), name) for name in unread))

@@ -1,0 +1,40 @@
+"""Wrappers around a model that compute what it computes: they are taken off, and that is said."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+_INSIDE = {
+    "OptimizedModule": ("_orig_mod", "torch.compile"),  # its class lives in torch._dynamo, slow to import
+    "DataParallel": ("module", "DataParallel"),
+    "DistributedDataParallel": ("module", "DistributedDataParallel"),
+}
+
+
+def unwrap(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """Take off ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``, in any order.
+
+    Args:
+        model: Any module; only read.
+
+    Returns:
+        The model inside, whose parameter names are the ones that count, and a note for each wrapper taken off.
+
+    Example:
+        >>> unwrap(nn.DataParallel(nn.ReLU()))
+        (ReLU(), ('DataParallel is taken off: names are those of the ReLU inside',))
+    """
+    notes: tuple[str, ...] = ()
+    while isinstance(model, nn.Module) and (found := _wrapper(model)) is not None:
+        attribute, shown = found
+        model = getattr(model, attribute)
+        notes += (f"{shown} is taken off: names are those of the {type(model).__name__} inside",)
+    return model, notes
+
+
+def _wrapper(model: nn.Module) -> tuple[str, str] | None:
+    """Where the model inside a wrapper is, and what the wrapper is called; None for any other module."""
+    if isinstance(model, (nn.DataParallel, DistributedDataParallel)):
+        return _INSIDE["DataParallel" if isinstance(model, nn.DataParallel) else "DistributedDataParallel"]
+    return _INSIDE["OptimizedModule"] if type(model).__name__ == "OptimizedModule" else None
