@@ -21,8 +21,9 @@ from fxprune.caches import Place, check_anew, forgotten, kept_as_attributes, kep
 from fxprune.frames import call_model, current_line
 from fxprune.inputs import ExampleInputs, as_call, bind
 from fxprune.modes import training_reads_seen
-from fxprune.patches import attributes_kept
+from fxprune.patches import attributes_kept, functions_seen
 from fxprune.record import default_leaf, record
+from fxprune.spelling import places_name
 from fxprune_passes.errors import CaptureError, explain
 from fxprune_passes.fakes import shadow
 
@@ -77,9 +78,11 @@ def capture(model: nn.Module, example_inputs: ExampleInputs, *, emit: str = "gra
     copy = _copy(model, fake_mode)
     args, kwargs = _fake((args, kwargs), fake_mode)
     bound = bind(copy, args, kwargs)
+    places = _mask_places(model, copy, fake_mode)
     with _autocast_refused():
         graph_module, tracer = _trace(copy, model, args, kwargs, bound, fake_mode)
-    constants = {**_constants(graph_module, model), **_mask_indices(graph_module, model, fake_mode)}
+    _index_by_places(graph_module, copy, places)
+    constants = _constants(graph_module, model, places)
     return Capture(graph_module, _inputs(graph_module, bound), fake_mode, constants, tracer)
 
 
@@ -126,7 +129,8 @@ def _autocast_refused() -> Iterator[None]:
     def refuse(region: torch.autocast) -> Any:
         if region._enabled:
             first = f"the model enters torch.autocast at {current_line()}, which a graph cannot hold."
-            raise CaptureError(explain(first, mend="cast the weights instead, or enter autocast around the model"))
+            mend = "cast the weights instead, or enter autocast around the model"
+            raise CaptureError(explain(first, at=current_line(), mend=mend))
         return enter(region)  # type: ignore[no-untyped-call]
 
     torch.autocast.__enter__ = refuse  # type: ignore[method-assign]
@@ -221,18 +225,37 @@ class _Tracer(fx.Tracer):
         finally:
             self.path.pop()
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A proxy that refuses what a graph would lose in silence."""
+        return _Proxy(node, self)
+
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """Note where the node comes from."""
+        """Note where the node comes from; the recording tracer knows what a region without gradients means."""
+        if not torch.is_grad_enabled():
+            raise _UnseenError("a region without gradients")
         node = super().create_node(*args, **kwargs)
         node.meta["module"] = self.path[-1]
         node.meta["source"] = current_line()
         if node.op == "call_function" and _is_wrapped(node.target):
-            raise _WrappedError(str(node.target))
+            raise _UnseenError(str(node.target))
         return node
 
 
-class _WrappedError(Exception):
-    """Symbolic tracing met a function registered by ``torch.fx.wrap``."""
+class _UnseenError(Exception):
+    """Symbolic tracing met what it cannot enter or write down."""
+
+
+def _unseen(*call: Any) -> Any:
+    raise _UnseenError("an autograd function")
+
+
+class _Proxy(fx.Proxy):
+    """A proxy that may be given attributes of its own, but none that a tensor has."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(torch.Tensor, name):
+            raise _UnseenError(f"an assignment to .{name}")
+        super().__setattr__(name, value)
 
 
 def _is_wrapped(target: Any) -> bool:
@@ -244,7 +267,12 @@ def _symbolic(model: nn.Module) -> fx.GraphModule | None:
     """The graph by symbolic tracing, or None where Python looks at values or a function stays opaque."""
     tracer, switched = _Tracer(), list[nn.Module]()
     try:
-        with attributes_kept(model), training_reads_seen(switched.append):
+        with (
+            torch.enable_grad(),
+            functions_seen(_unseen),
+            attributes_kept(model),
+            training_reads_seen(switched.append),
+        ):
             graph = call_model(tracer.trace, model)
     except Exception:  # any Python may fail on proxies; the recording tracer runs it on tensors
         return None
@@ -264,7 +292,9 @@ def _inputs(graph_module: fx.GraphModule, bound: Mapping[str, Any]) -> dict[str,
     return {name: bound[name] for name in names if name in bound}
 
 
-def _constants(graph_module: fx.GraphModule, model: nn.Module) -> dict[str, torch.Tensor]:
+def _constants(
+    graph_module: fx.GraphModule, model: nn.Module, places: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """Real tensors that the graph reads and that are neither parameters nor buffers of the model."""
     known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     known |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
@@ -272,7 +302,7 @@ def _constants(graph_module: fx.GraphModule, model: nn.Module) -> dict[str, torc
     for node in graph_module.graph.nodes:
         target = str(node.target)
         if node.op == "get_attr" and target not in known and target not in result:
-            value = _read(model, target)
+            value = places[target] if target in places else _read(model, target)
             value = _read(graph_module, target) if value is None else value
             if isinstance(value, torch.Tensor):
                 if isinstance(value, FakeTensor):
@@ -283,28 +313,42 @@ def _constants(graph_module: fx.GraphModule, model: nn.Module) -> dict[str, torc
 
 def _attributes_read(graph_module: fx.GraphModule, model: nn.Module) -> dict[str, torch.Tensor]:
     """Tensors that modules of the model hold as plain attributes, and that the graph reads."""
-    found = {
-        str(node.target): _read(model, str(node.target)) for node in graph_module.graph.nodes if node.op == "get_attr"
-    }
-    return {name: value for name, value in found.items() if type(value) is torch.Tensor}
+    names = {str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"}
+    return {name: value for name in sorted(names) if type(value := _read(model, name)) is torch.Tensor}
 
 
-def _mask_indices(graph_module: fx.GraphModule, model: nn.Module, fake_mode: FakeTensorMode) -> dict[str, torch.Tensor]:
-    """Index by places where the graph indexes by a boolean buffer, whose result would have no known shape."""
+def _mask_places(model: nn.Module, copy: nn.Module, fake_mode: FakeTensorMode) -> dict[str, torch.Tensor]:
+    """The places that each boolean vector of a model picks, by the name under which the copy gets them as a buffer.
+
+    Indexing by the vector itself gives a result of unknown shape.
+    """
     result: dict[str, torch.Tensor] = {}
-    for node in list(graph_module.graph.nodes):
-        mask = _read(model, str(node.target)) if node.op == "get_attr" else None
-        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.ndim != 1:
-            continue
-        name = f"{str(node.target).replace('.', '_')}_places"
-        result[name] = mask.nonzero().flatten()
-        graph_module.register_buffer(name, fake_mode.from_tensor(result[name]), persistent=False)
-        with graph_module.graph.inserting_after(node):
-            places = graph_module.graph.get_attr(name)
-        for user in list(node.users):
-            if user.target is operator.getitem and user.args[0] is not node:
-                user.replace_input_with(node, places)
+    for path, module in model.named_modules():
+        for name, mask in [*module._buffers.items(), *vars(module).items()]:
+            if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and mask.ndim == 1 and not mask.is_meta:
+                places = places_name(f"{path}.{name}" if path else name)
+                result[places] = mask.nonzero().flatten()
+                copy.register_buffer(places, fake_mode.from_tensor(result[places]), persistent=False)
     return result
+
+
+def _index_by_places(graph_module: fx.GraphModule, copy: nn.Module, places: Mapping[str, torch.Tensor]) -> None:
+    """Index by places where a graph indexes by a boolean vector of the model; drop the places that nobody reads."""
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        name = places_name(str(node.target)) if node.op == "get_attr" else ""
+        readers = [one for one in node.users if one.target is operator.getitem and one.args[0] is not node]
+        if name in places and readers:
+            graph_module.register_buffer(name, copy.get_buffer(name), persistent=False)
+            with graph.inserting_after(node):
+                index = graph.get_attr(name)
+            for reader in readers:
+                reader.replace_input_with(node, index)
+            if not node.users:
+                graph.erase_node(node)
+    read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    for name in set(places) - read:
+        graph_module._buffers.pop(name, None)
 
 
 def _read(module: Any, target: str) -> Any:

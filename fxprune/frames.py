@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from functools import cache
 from traceback import walk_tb
 from types import CodeType, FrameType
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 import fxprune_passes
+from fxprune_passes.sources import shown
 
 _FOLDERS = (torch.__file__, fxprune_passes.__file__, __file__)
 _NOT_THE_MODEL = (
@@ -59,17 +59,8 @@ def _running(frame: FrameType | None) -> FrameType | None:
 
 
 def _line(code: CodeType, number: int) -> str:
-    return f"{_shown(code.co_filename)}:{number}"
+    return f"{shown(code.co_filename)}:{number}"
 
 
 def _is_model(code: CodeType) -> bool:
     return not code.co_filename.startswith(_NOT_THE_MODEL)
-
-
-@cache
-def _shown(filename: str) -> str:
-    """A file's name from the import path on: the same on every machine."""
-    for folder in sorted(sys.path, key=len, reverse=True):
-        if folder and filename.startswith(os.path.join(folder, "")):
-            return os.path.relpath(filename, folder).replace(os.sep, "/")
-    return os.path.basename(filename)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fxprune_passes.errors import CaptureError, explain
+from fxprune_passes.sources import shown
 
 ExampleInputs = torch.Tensor | tuple[Any, ...] | dict[str, Any]
 
@@ -58,8 +59,8 @@ def bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
         bound = signature.bind(*args, **kwargs).arguments
     except TypeError as error:
         first = f"inputs do not fit {type(model).__name__}.forward{signature}: {error}."
-        mend = "pass a tuple of positional or a dict of keyword arguments"
-        raise CaptureError(explain(first, mend=mend)) from error
+        mend = "example inputs are a tensor, a tuple of positional or a dict of keyword arguments"
+        raise CaptureError(explain(first, at=_defined_at(model), mend=mend)) from error
     result: dict[str, Any] = {}
     for name, value in bound.items():
         kind = signature.parameters[name].kind
@@ -70,6 +71,12 @@ def bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
         else:
             result[name] = value
     return result
+
+
+def _defined_at(model: nn.Module) -> str:
+    """The line where a model's forward begins, where that is Python."""
+    code = getattr(inspect.unwrap(type(model).forward), "__code__", None)
+    return f"{shown(code.co_filename)}:{code.co_firstlineno}" if code else ""
 
 
 def _described(value: object) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from fxprune.sizes import RecordedFloat, RecordedInt
 
@@ -78,6 +79,24 @@ def module_calls_seen(call_module: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         setattr(nn.Module, "__call__", original)  # noqa: B010
+
+
+@contextmanager
+def functions_seen(apply: Callable[..., Any]) -> Iterator[None]:
+    """Let calls of autograd functions arrive at ``apply(original, function class, args, kwargs)``.
+
+    No torch function mode sees them, only the ops inside, whose gradients are not those that the function defines.
+    """
+    own = vars(Function)["apply"]
+
+    def patched(cls: type[Function], *args: Any, **kwargs: Any) -> Any:
+        return apply(own.__get__(None, cls), cls, args, kwargs)
+
+    setattr(Function, "apply", classmethod(patched))  # noqa: B010 (a plain assignment is a type error)
+    try:
+        yield
+    finally:
+        setattr(Function, "apply", own)  # noqa: B010
 
 
 @contextmanager

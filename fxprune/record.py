@@ -12,9 +12,10 @@ from fxprune.caches import Place
 from fxprune.frames import failing_line
 from fxprune.numbers import numbers_left, numbers_recorded
 from fxprune.patches import attributes_kept, conversions_seen
-from fxprune.recorder import Recorder, tensors_in
-from fxprune_passes.errors import CaptureError, explain
+from fxprune.recorder import LOOKS, Failed, Recorder, tensors_in
+from fxprune_passes.errors import CaptureError
 from fxprune_passes.propagate import quiet_run
+from fxprune_passes.refusals import VALUE_READS, does_not_run, needs_values
 
 _TRACED_INTO = (
     nn.Sequential,
@@ -28,7 +29,6 @@ _TRACED_INTO = (
     nn.TransformerDecoder,
     nn.TransformerDecoderLayer,
 )
-_VALUE_READS = (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException)
 
 
 def default_leaf(module: nn.Module, path: str) -> bool:
@@ -95,7 +95,7 @@ def record(
         except CaptureError:
             raise
         except Exception as error:
-            raise CaptureError(_failure(model, error)) from error
+            raise CaptureError(_failure(model, error, recorder.failed)) from error
         if recorder.writer.converted.keys() <= spaces.keys():
             return recorder.finish(model, cached)
         spaces |= recorder.writer.converted  # once more, with conversions in these modules seen
@@ -108,16 +108,11 @@ def _fake_mode_of(model: nn.Module, args: Any, kwargs: Any) -> fake_tensor.FakeT
     return None
 
 
-def _failure(model: nn.Module, error: Exception) -> str:
+def _failure(model: nn.Module, error: Exception, failed: Failed | None) -> str:
     name, line = type(model).__name__, failing_line(error) or "its forward"
-    if isinstance(error, _VALUE_READS):
-        return explain(
-            f"{name} cannot be captured: {line} needs the values of a tensor, not its shape alone ({error}).",
-            mend="make that line depend on shapes and constants, or prune the submodules around it",
-        )
+    call, inputs = (failed.call, failed.inputs) if failed is not None and failed.error is error else ("", "")
+    if isinstance(error, VALUE_READS) or call in LOOKS:
+        return needs_values(name, line, call or str(error), inputs or "a tensor")
     shown = (str(error).strip() or "no message").splitlines()
-    return explain(
-        f"{name} does not run on the example inputs: {line} raises {type(error).__name__}: {shown[0]}",
-        why="\n".join(shown[1:4]),
-        mend="check the rank, the shape and the dtype of the example inputs",
-    )
+    raised = f" raises {type(error).__name__}: {shown[0]}"
+    return does_not_run(name, line, raised, inputs, why="\n".join(shown[1:4]))

@@ -6,28 +6,46 @@ import inspect
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
 
 from fxprune.frames import call_model, current_line
 from fxprune.modes import ModalCall, Running, in_mode, is_training, modal_call, training_reads_seen
-from fxprune.patches import attributes_kept, module_calls_seen
+from fxprune.patches import attributes_kept, functions_seen, module_calls_seen
 from fxprune.sizes import Recipe, RecordedInt, RecordedSize, map_values, plain
 from fxprune.spelling import (
     ASSERTIONS,
     OPENED,
     SIZE_READS,
     Call,
+    applied,
     attribute,
     is_conversion,
     is_in_place,
+    places_name,
     spell,
 )
-from fxprune.writer import GraphWriter
+from fxprune.writer import GraphWriter, named_tensors
 from fxprune_passes.errors import CaptureError, explain
+from fxprune_passes.refusals import KEEP_CODE, described
+
+LOOKS = frozenset({"array", "bool", "complex", "float", "format", "index", "int", "item", "numpy", "tolist"})
+"""Functions that look at the values of a tensor whatever they are given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A call that raised an exception: its name, and the tensors that it got."""
+
+    error: Exception
+    call: str
+    inputs: str
 
 
 class Recorder(TorchFunctionMode):
@@ -39,8 +57,10 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.writer = GraphWriter(model, keeps_code=keeps_code)
         self.is_leaf = is_leaf
+        self._places = _places_of(model)
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._own = {id(module): _tensors_of(module) for module in model.modules()}
+        self.failed: Failed | None = None
         self._inside = False  # a node, where nothing is recorded
         self._effects: set[fx.Node] = set()  # nodes that stay even if nobody reads them
         self._running = [Running("", model)]
@@ -50,10 +70,16 @@ class Recorder(TorchFunctionMode):
     def run(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record one call of the model, from its inputs to its output."""
         args, kwargs = self._inputs(inspect.signature(model.forward), args, kwargs)
-        with module_calls_seen(self._call_module), training_reads_seen(self._read_mode), self:
-            output = call_model(model.forward, *args, **kwargs)
-            self._follow_mode(self._running[0], args, kwargs)
-        self.writer.output(output)
+        with torch.enable_grad():  # nothing here has gradients, but the model's own torch.no_grad() is seen
+            with (
+                module_calls_seen(self._call_module),
+                functions_seen(self._call_autograd),
+                training_reads_seen(self._read_mode),
+                self,
+            ):
+                output = call_model(model.forward, *args, **kwargs)
+                self._follow_mode(self._running[0], args, kwargs)
+            self.writer.output(output)
 
     def node_of(self, value: Any) -> fx.Node | None:
         """The node that gave a tensor; None for anything else."""
@@ -93,7 +119,8 @@ class Recorder(TorchFunctionMode):
         if not tensors_in(value):
             return value
         node = self.writer.write("placeholder", name, where=("", ""))
-        return self.writer.bind(value, Recipe(self.writer, lambda: node))
+        trained = any(tensor.is_floating_point() for tensor in tensors_in(value))
+        return self.writer.bind(value, Recipe(self.writer, lambda: node, trained=trained))
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -104,6 +131,12 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         if self._trying:
             return self._try_call(func, args, kwargs)
+        with self._noting_failure(_name(func), (args, kwargs)):
+            return self._function(func, args, kwargs)
+
+    def _function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func is Tensor.__getitem__ and self._places:
+            args = (args[0], map_values(args[1], lambda one: self._places.get(id(one), one)))
         if func in SIZE_READS:
             return self._size(func, args, kwargs)
         if func in OPENED:
@@ -112,7 +145,8 @@ class Recorder(TorchFunctionMode):
             self._effects.add(self.writer.write("call_function", func, args, kwargs))
             return None
         if attribute(func, "__set__") in ("data", "grad"):
-            raise CaptureError(explain("the model assigns to a tensor's .data or .grad.", at=current_line()))
+            first = f"the model assigns to a tensor's .data or .grad ({described(args[0])}), which a graph cannot hold."
+            raise CaptureError(explain(first, at=current_line(), mend=KEEP_CODE))
         result = self._node(
             lambda: func(*plain(args), **plain(kwargs)),
             spell(func, args, kwargs),
@@ -151,7 +185,13 @@ class Recorder(TorchFunctionMode):
         if self.is_leaf(module, path) and self._own[id(module)] == _tensors_of(module):
             call: Call = ("call_module", path, args, kwargs)
             buffers = list(module.buffers())
-            return self._node(lambda: original(module, *plain(args), **plain(kwargs)), call, watched=buffers)
+            with self._noting_failure(type(module).__name__, (args, kwargs)):
+                return self._node(
+                    lambda: original(module, *plain(args), **plain(kwargs)),
+                    call,
+                    watched=buffers,
+                    trained=any(True for _ in module.parameters()),
+                )
         if self._is_switch(module, args, kwargs):
             return self._node(
                 lambda: original(module, *plain(args), **plain(kwargs)), ("call_module", path, args, kwargs)
@@ -239,12 +279,26 @@ class Recorder(TorchFunctionMode):
             self._running.pop()
             self._switching = None
 
+    def _call_autograd(self, apply: Callable[..., Any], function: type[Function], args: Any, kwargs: Any) -> Any:
+        """An autograd function is one node, so that its own gradient stays; those of PyTorch are traced into."""
+        if self._inside:
+            return apply(*args, **kwargs)
+        if function is CheckpointFunction:
+            run, _, *inputs = args
+            return run(*inputs)
+        if function.__module__.startswith("torch."):
+            return apply(*args, **kwargs)
+        call: Call = ("call_function", applied(function), args, kwargs)
+        with self._noting_failure(function.__name__, (args, kwargs)):
+            return self._node(lambda: apply(*plain(args), **plain(kwargs)), call)
+
     def _node(
         self,
         run: Callable[[], Any],
         call: Call,
         *,
         watched: Iterable[Tensor] = (),
+        trained: bool = False,
         changed: Iterable[Tensor] = (),
         needless: bool = False,
     ) -> Any:
@@ -254,6 +308,7 @@ class Recorder(TorchFunctionMode):
             run: Makes the call on plain numbers.
             call: How it is written.
             watched: Tensors that it may change besides its arguments.
+            trained: Whether it has parameters of its own.
             changed: Tensors that it changes in any case.
             needless: Write nothing if the call returns its first argument.
         """
@@ -261,15 +316,44 @@ class Recorder(TorchFunctionMode):
         for tensor in tensors:
             self.writer.recipe(tensor)
         with self._one_node():
+            if torch.is_inference_mode_enabled():
+                first = "the model enters torch.inference_mode, in which changes in place cannot be seen."
+                raise CaptureError(explain(first, at=current_line(), mend="use torch.no_grad there"))
             before = [(tensor, tensor._version) for tensor in (*tensors, *watched)]
             result = run()
             mutated = {id(tensor) for tensor, version in before if tensor._version != version} | set(map(id, changed))
             if not mutated and (not tensors_in(result) or (needless and result is call[2][0])):
                 return result
+            flow = self._gradients(tensors, trained, mutated)
             node = self.writer.write(*call)
             if mutated:
                 self._effects.add(node)
-            return self.writer.bind(result, Recipe(self.writer, lambda: node), mutated)
+            return self.writer.bind(result, Recipe(self.writer, lambda: node, **flow), mutated)
+
+    def _gradients(self, tensors: Iterable[Tensor], trained: bool, mutated: set[int]) -> dict[str, bool]:
+        """Whether gradients flow through the result of a call, or end there because they are turned off."""
+        recipes = [self.writer.recipe(tensor) for tensor in tensors]
+        trained = trained or any(recipe.trained for recipe in recipes)
+        if torch.is_grad_enabled():
+            return {"trained": trained}
+        changed = [one for one in tensors if id(one) in mutated and self.writer.recipe(one).trained]
+        if changed:
+            first = (
+                f"the model changes {described(changed)} in place where gradients are off, which a graph cannot hold."
+            )
+            mend = f"write the result to a tensor of its own,\nor {KEEP_CODE}"
+            raise CaptureError(explain(first, at=current_line(), mend=mend))
+        return {"detached": trained or any(recipe.detached for recipe in recipes)}
+
+    @contextmanager
+    def _noting_failure(self, call: str, arguments: Any) -> Iterator[None]:
+        """Remember the innermost call that raised an exception, and what it got."""
+        try:
+            yield
+        except Exception as error:
+            if self.failed is None or self.failed.error is not error:
+                self.failed = Failed(error, call, described(arguments))
+            raise
 
     @contextmanager
     def _one_node(self) -> Iterator[None]:
@@ -290,6 +374,18 @@ def tensors_in(value: Any) -> list[Tensor]:
 def is_torch_module(module: nn.Module) -> bool:
     """Whether a module's class is torch's own."""
     return type(module).__module__.startswith("torch.nn.")
+
+
+def _places_of(model: nn.Module) -> dict[int, Tensor]:
+    """The places that a boolean vector of the model picks, where capture knows them, by the vector's id."""
+    known = dict(model.named_buffers(remove_duplicate=False))
+    masks = (pair for pair in named_tensors(model) if pair[1].dtype == torch.bool)
+    return {id(mask): known[places] for name, mask in masks if (places := places_name(name)) in known}
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """What a function is called where a user reads of it."""
+    return str(getattr(function, "__name__", function)).strip("_")
 
 
 def _tensors_of(module: nn.Module) -> list[int]:

@@ -30,10 +30,16 @@ class Recipe:
     Attributes:
         book: The recorder in whose graph the node is.
         reads: Recipes for parts of this node's value, by what is read: each part is written once.
+        detached: Whether gradients end at this value: it was computed from parameters, in a region without gradients.
+        trained: Whether gradients flow to parameters through this value.
     """
 
-    def __init__(self, book: Book, write: Callable[[], fx.Node]) -> None:
+    def __init__(
+        self, book: Book, write: Callable[[], fx.Node], *, trained: bool = False, detached: bool = False
+    ) -> None:
         self.book = book
+        self.trained = trained
+        self.detached = detached
         self.reads: dict[Hashable, Recipe] = {}
         self._write = write
         self._node: fx.Node | None = None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import FunctionType
 from typing import Any
 
 import torch
+from torch.autograd import Function
 from torch.nn import functional as F
 
 Call = tuple[str, Any, tuple[Any, ...], dict[str, Any]]  # op, target, args, kwargs of a node
@@ -117,6 +119,28 @@ def spell(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
     if function in _METHODS:
         return "call_method", _METHODS[function], args, dict(kwargs)
     return "call_function", function, args, dict(kwargs)
+
+
+@cache
+def applied(function: type[Function]) -> Callable[..., Any]:
+    """The ``apply`` of an autograd function as a plain function, which a graph can name."""
+
+    def apply(*args: Any, **kwargs: Any) -> Any:
+        return function.apply(*args, **kwargs)
+
+    apply.__module__, apply.__name__ = function.__module__, f"{function.__name__}_apply"
+    apply.__qualname__ = f"{function.__qualname__}.apply"
+    return apply
+
+
+def places_name(mask: str) -> str:
+    """The name of the buffer that holds the places which a boolean vector picks.
+
+    Example:
+        >>> places_name("layer1.mask")
+        'layer1_mask_places'
+    """
+    return f"{mask.replace('.', '_')}_places"
 
 
 def attribute(function: Callable[..., Any], access: str = "__get__") -> str | None:

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from fxprune.frames import current_globals, current_line
 from fxprune.sizes import Recipe, RecordedFloat, RecordedInt, RecordedSize, map_values
 from fxprune_passes.errors import CaptureError, explain
+from fxprune_passes.refusals import KEEP_CODE, described
 
 Where = tuple[str, str]  # the model's line, and the module whose forward is running
 
@@ -46,8 +47,9 @@ class GraphWriter:
         self._computed: dict[Hashable, Recipe] = {}
         # By id; the tensor is kept alive, so that its id stays its own.
         self._recipes: dict[int, tuple[Tensor, Recipe]] = {}
-        for name, tensor in _named_tensors(model):
-            self._recipes.setdefault(id(tensor), (tensor, self._get_attr(name)))
+        for name, tensor in named_tensors(model):
+            trained = isinstance(tensor, nn.Parameter)
+            self._recipes.setdefault(id(tensor), (tensor, self._get_attr(name, trained=trained)))
 
     def write(self, op: str, target: Any, args: Any = (), kwargs: Any = None, where: Where | None = None) -> fx.Node:
         """Write a node at the end of the graph; its arguments may hold tensors and recorded numbers."""
@@ -69,7 +71,7 @@ class GraphWriter:
                 self._reads.add(node)
                 return node
 
-            whole.reads[target, args] = Recipe(self, write)
+            whole.reads[target, args] = Recipe(self, write, trained=whole.trained, detached=whole.detached)
         return whole.reads[target, args]
 
     def _behind(self, node: fx.Node) -> fx.Node:
@@ -138,10 +140,10 @@ class GraphWriter:
                 return self._stranger(tensor)
             raise CaptureError(
                 explain(
-                    f"a tensor {tuple(tensor.shape)} of {tensor.dtype} is neither an input, a parameter, a buffer nor "
+                    f"a tensor {described(tensor)} is neither an input, a parameter, a buffer nor "
                     "an attribute of a module of the model, nor the result of a recorded op.",
                     at=current_line(),
-                    mend="register it in the model: self.register_buffer(name, tensor, persistent=False)",
+                    mend=f"register it: self.register_buffer(name, tensor, persistent=False),\nor {KEEP_CODE}",
                 )
             )
         return self._recipes[id(tensor)][1]
@@ -154,13 +156,21 @@ class GraphWriter:
         if isinstance(value, fx.Node) or value is None or value is Ellipsis:
             return value
         if isinstance(value, Tensor):
-            return self.recipe(value).node
+            return self._read_tensor(self.recipe(value)).node
         if isinstance(value, RecordedSize):
             whole = value.recipe
             return whole.node if whole and whole.book is self else tuple(map(self._written, value))
         if isinstance(value, (RecordedInt, RecordedFloat)):
             return value.recipe.node if value.recipe.book is self else self._stale(value.plain())
         return _literal(value)
+
+    def _read_tensor(self, recipe: Recipe) -> Recipe:
+        """A tensor as an argument: outside of the region without gradients that it comes from, it is detached."""
+        if not (recipe.detached and torch.is_grad_enabled()):
+            return recipe
+        detached = self.read(recipe, "call_method", "detach")
+        detached.detached = detached.trained = False
+        return detached
 
     def _stale(self, value: float) -> float:
         """A number that the model kept from an earlier recording, whose graph is not this one."""
@@ -175,12 +185,12 @@ class GraphWriter:
         """A tensor that the model keeps where no graph could read it: a constant of this graph."""
         name = f"_constant_{len(self.strangers)}"
         self.strangers[name] = tensor
-        self._recipes[id(tensor)] = (tensor, recipe := self._get_attr(name))
+        self._recipes[id(tensor)] = (tensor, recipe := self._get_attr(name, trained=False))
         return recipe
 
     def number(self, name: str, value: int | tuple[int, ...]) -> RecordedInt | RecordedSize:
         """An attribute that holds a number or several, recorded as a read of it."""
-        whole = self._get_attr(name)
+        whole = self._get_attr(name, trained=False)
         if isinstance(value, int):
             return RecordedInt(value, whole)
         items = (
@@ -188,8 +198,8 @@ class GraphWriter:
         )
         return RecordedSize(items, whole)
 
-    def _get_attr(self, name: str) -> Recipe:
-        return Recipe(self, lambda: self.write("get_attr", name))
+    def _get_attr(self, name: str, *, trained: bool) -> Recipe:
+        return Recipe(self, lambda: self.write("get_attr", name), trained=trained)
 
     def where(self) -> Where:
         """Where the model is."""
@@ -210,7 +220,11 @@ def _literal(value: Any) -> Any:
     if hasattr(value, "item") and hasattr(value, "dtype") and not getattr(value, "shape", ()):  # a NumPy scalar
         return value.item()
     raise CaptureError(
-        explain(f"an argument of type {type(value).__name__} cannot be written in a graph.", at=current_line())
+        explain(
+            f"an argument of type {type(value).__name__} cannot be written in a graph: {value!r:.60}.",
+            at=current_line(),
+            mend=KEEP_CODE,
+        )
     )
 
 
@@ -228,7 +242,8 @@ def _writable(output: Any, *, in_dict: bool = False) -> Any:
     return output
 
 
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers and tensor attributes of all modules of a model, by dotted name."""
     yield from model.named_parameters()
     yield from model.named_buffers()
     for path, module in model.named_modules():

@@ -510,3 +510,40 @@ def test_an_autocast_region_inside_a_forward_is_refused() -> None:
     with pytest.raises(fxprune.CaptureError, match=r"the model enters torch.autocast at test_api.py:\d+"):
         fxprune.analyze(Cast(), torch.randn(2, 4))
     assert torch.autocast.__enter__ is enter
+
+
+class Picked(nn.Module):
+    """Channels picked by boolean vectors: a buffer, and a plain tensor of a module."""
+
+    def __init__(self, *, recorded: bool) -> None:
+        super().__init__()
+        self.wide, self.head, self.tail = nn.Linear(4, 8), nn.Linear(5, 2), nn.Linear(4, 2)
+        self.register_buffer("mask", torch.arange(8) % 3 > 0)
+        self.tail.plain = torch.tensor([True, False, True, True, True])
+        self.register_buffer("unread", torch.tensor([True, False]))
+        self.recorded = recorded
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.recorded and x.shape[1] == 0:  # symbolic tracing stops here
+            return x
+        x = self.wide(x)[:, self.mask]
+        return self.head(x) + self.tail(x[..., self.tail.plain])
+
+
+def test_boolean_vectors_pick_channels_under_both_tracers() -> None:
+    x, plans = torch.randn(3, 4), []
+    for recorded in (False, True):
+        torch.manual_seed(0)
+        model = Picked(recorded=recorded).eval()
+        plans.append(fxprune.plan(model, x, channels=0.5))
+        assert_exact(model, plans[-1], fxprune.compile(model, plans[-1]), x, batch_sizes=(5,))
+    assert dict(plans[0].keep) == dict(plans[1].keep)
+    assert list(plans[0].keep) == ["wide"]
+
+
+def test_boolean_vectors_pick_channels_in_a_graph_module() -> None:
+    graph_module, x = torch.fx.symbolic_trace(Picked(recorded=False).eval()), torch.randn(3, 4)
+    plan = fxprune.plan(graph_module, x, channels=0.5)
+    assert list(plan.keep) == ["wide"]
+    assert not [name for name in plan.axes if "unread_places" in name]
+    assert_exact(graph_module, plan, fxprune.compile(graph_module, plan), x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fxprune_passes.sources import code_at
+
 
 class FxPruneError(Exception):
     """Root of every error that fxprune raises on purpose."""
@@ -32,7 +34,7 @@ def explain(first: str, *, at: str = "", why: str = "", mend: str = "") -> str:
 
     Args:
         first: One line: what was wrong, what was expected, what was found.
-        at: Where in the model.
+        at: Where in the model; the text of a source line that it names is put below.
         why: The reason, one fact a line.
         mend: What the user can do.
 
@@ -45,6 +47,7 @@ def explain(first: str, *, at: str = "", why: str = "", mend: str = "") -> str:
           mend    indices run from 0 to 63
     """
     parts = [first]
+    at = "\n".join(filter(None, (at, code_at(at))))
     for label, text in (("at", at), ("why", why), ("mend", mend)):
         for number, line in enumerate(text.splitlines()):
             parts.append(f"  {label if number == 0 else '':<8}{line}")

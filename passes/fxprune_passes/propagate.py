@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 from fxprune_passes.axes import Axes, Term, Where
 from fxprune_passes.equations import Equations
-from fxprune_passes.errors import CaptureError, explain
+from fxprune_passes.errors import CaptureError
 from fxprune_passes.mend import knows_statistics, opaque, spoken_of, unmended
+from fxprune_passes.refusals import VALUE_READS, described, does_not_run, needs_values
 from fxprune_passes.rules import Op, find, is_pointwise, is_recurrent, recurrent, state_alike
 
 _FAKE_LOG = logging.getLogger(FakeTensorMode.__module__)
@@ -303,6 +304,11 @@ def _is_index(value: Any) -> TypeGuard[torch.Tensor]:
     return value.dtype == torch.int64 and value.numel() <= _KNOWN_VALUES_UP_TO
 
 
+def _target_name(node: fx.Node) -> str:
+    """What a node calls: a method's or a module's name, or a function's own."""
+    return str(node.target) if isinstance(node.target, str) else str(getattr(node.target, "__name__", node.target))
+
+
 class _Interpreter(fx.Interpreter):
     """Runs the graph node by node under the ledger."""
 
@@ -354,7 +360,7 @@ class _Interpreter(fx.Interpreter):
         return value
 
     def _run(self, node: fx.Node) -> Any:
-        where = Where(node.name, str(node.target), node.meta.get("module", ""), node.meta.get("source", ""))
+        where = Where(node.name, _target_name(node), node.meta.get("module", ""), node.meta.get("source", ""))
         self.ledger.where, self.ledger.operations, self.ledger.statistics = where, [], []
         self.ledger.unmended = unmended(node, self.modules)
         stated_whole = is_recurrent(node, self.modules)
@@ -362,7 +368,7 @@ class _Interpreter(fx.Interpreter):
             with nullcontext() if stated_whole else self.ledger:
                 value = self.run_node(node)
         except Exception as error:
-            raise CaptureError(_does_not_run(node, where, error)) from error
+            raise CaptureError(self._failure(node, where, error)) from error
         self.result.operations[node] = self.ledger.operations
         if self.ledger.statistics:
             self.result.statistics[node] = self.ledger.statistics
@@ -407,6 +413,13 @@ class _Interpreter(fx.Interpreter):
             module.training = before
             ledger.operations, ledger.statistics = operations, statistics
 
+    def _failure(self, node: fx.Node, where: Where, error: Exception) -> str:
+        inputs = described([self.env.get(one) for one in node.all_input_nodes])
+        if isinstance(error, VALUE_READS):
+            return needs_values("the model", where.source or node.name, where.op, inputs, at=str(where))
+        shown = str(error).strip().strip("'").splitlines()
+        return does_not_run("the model", f"{node.name}: ", shown[0] if shown else repr(error), inputs, at=str(where))
+
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Fetch a parameter, a buffer, or a constant, which is sliced like a buffer if it can be found again."""
         value = super().get_attr(target, args, kwargs)
@@ -449,9 +462,3 @@ class _Interpreter(fx.Interpreter):
         for axes in flat_axes(trees):
             for axis in axes:
                 equations.freeze(axis, reason)
-
-
-def _does_not_run(node: fx.Node, where: Where, error: Exception) -> str:
-    shown = str(error).strip().strip("'").splitlines()
-    first = f"the model does not run on the example inputs: {node.name}: {shown[0] if shown else repr(error)}"
-    return explain(first, at=str(where), mend="check the rank, the shape and the dtype of the example inputs")
