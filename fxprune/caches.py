@@ -36,6 +36,11 @@ class Place:
                 return None
         return value
 
+    def empty(self, model: nn.Module) -> None:
+        """Forget it: an attribute becomes None, a dict or list loses all that it has."""
+        own = vars(model.get_submodule(self.path))
+        own[self.attribute] = type(own[self.attribute])() if self.keys else None
+
 
 def kept_in_containers(model: nn.Module) -> list[Place]:
     """Tensors in the dicts and lists that are attributes of modules."""
@@ -74,8 +79,8 @@ def forgotten(model: nn.Module, places: list[Place]) -> Iterator[None]:
     kept = [(vars(model.get_submodule(place.path)), place) for place in places]
     before = [own[place.attribute] for own, place in kept]
     try:
-        for own, place in kept:
-            own[place.attribute] = type(own[place.attribute])() if place.keys else None
+        for place in places:
+            place.empty(model)
         yield
     finally:
         for (own, place), value in zip(kept, before, strict=True):

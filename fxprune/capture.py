@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -41,6 +41,7 @@ class Capture:
         tracer: ``"symbolic"`` or ``"recording"`` (or ``"graph"`` where the model was a graph already).
         call: Positional and keyword arguments of the recorded call, where the model's code stays.
         strangers: Constants that the graph reads and that have no name in the model.
+        forgotten: Where the model keeps tensors of an earlier forward, which its code computes anew.
     """
 
     graph_module: fx.GraphModule
@@ -50,6 +51,7 @@ class Capture:
     tracer: str
     call: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
     strangers: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    forgotten: Sequence[Place] = ()
 
 
 def capture(model: nn.Module, example_inputs: ExampleInputs, *, emit: str = "graph") -> Capture:
@@ -101,8 +103,9 @@ def _observe(
     copy = _copy(model, fake_mode)
     args, kwargs = _fake((args, kwargs), fake_mode) if fake_mode else own((args, kwargs))
     bound = own(bind(copy, args, kwargs))
+    run = partial(record, copy, *own((args, kwargs)), fake_mode=fake_mode, keeps_code=True)
     with _autocast_refused():
-        graph_module = record(copy, *own((args, kwargs)), fake_mode=fake_mode, keeps_code=True)
+        graph_module = _without_caches(copy, model, run)
     for node in graph_module.graph.nodes:
         node.meta["origin"] = node.name
     return Capture(
@@ -113,7 +116,21 @@ def _observe(
         "recording",
         (args, kwargs),
         graph_module.meta["strangers"],
+        graph_module.meta["forgotten"],
     )
+
+
+def _without_caches(copy: nn.Module, model: nn.Module, run: Callable[..., fx.GraphModule]) -> fx.GraphModule:
+    """A recording in which what an earlier forward left in the model is computed anew, where that can be."""
+    places = [*kept_in_containers(copy), *kept_as_attributes(copy)]
+    try:
+        result = _anew(copy, model, run, places) if places else None
+    except CaptureError:  # no caches, but constants that the model was built with
+        result = None
+    if result is None:
+        result, places = run(), []
+    result.meta["forgotten"] = places
+    return result
 
 
 def own(value: Any) -> Any:

@@ -13,6 +13,7 @@ from fxprune.analysis import Analysis
 from fxprune.capture import own
 from fxprune.plans import kept_of
 from fxprune.record import record
+from fxprune.settings import follow
 from fxprune_passes.errors import PlanError, VerifyError, explain
 from fxprune_passes.fakes import shadow
 from fxprune_passes.kept import Kept
@@ -41,8 +42,12 @@ def compile_module(model: nn.Module, analysis: Analysis, kept: Kept, statistics:
     if found.conflicts:
         raise PlanError(_refusal(model, found.conflicts[0]))
     small = remake(model, propagation, kept, found.attributes)
+    for place in analysis.capture.forgotten:
+        place.empty(small)
+    notes = (*analysis.groups.notes, *follow(model, small))
     check_module(small, analysis, kept)
-    small.__dict__["_fxprune"] = {"statistics": statistics, "emit": "module", "attributes": found.attributes}
+    facts = {"statistics": statistics, "emit": "module", "attributes": found.attributes, "notes": notes}
+    small.__dict__["_fxprune"] = facts
     return small
 
 
@@ -121,8 +126,8 @@ def fit(
     """
     left_out: dict[str, str] = {}
     chosen = choose(set())
-    while conflicts := _conflicts(analysis, model, chosen):
-        guilty = _guilty(analysis, model, chosen, conflicts)
+    while chosen and (conflicts := _conflicts(analysis, model, chosen)):
+        guilty = _guilty(analysis, model, chosen, conflicts) or dict.fromkeys(chosen, _reason(conflicts[0]))
         left_out.update(guilty)
         chosen = {name: kept for name, kept in choose(left_out.keys() | set()).items() if name not in left_out}
     return chosen, left_out
@@ -140,9 +145,9 @@ def _guilty(
     """Of the groups in each conflict, those that cause it by themselves; else all but the first."""
     sure = {one.groups[0]: _reason(one) for one in conflicts if len(one.groups) == 1}
     unclear = [one for one in conflicts if not set(one.groups) & sure.keys()]
-    if sure or not unclear:
-        return sure or dict.fromkeys(keep, "its code takes another way")
-    for place in range(max(len(one.groups) for one in unclear)):
+    if sure:
+        return sure
+    for place in range(max((len(one.groups) for one in unclear), default=0)):
         alone = {one.groups[place] for one in unclear if place < len(one.groups)}
         for one in _conflicts(analysis, model, {name: keep[name] for name in alone}):
             sure.update({name: _reason(one) for name in one.groups if name in alone})

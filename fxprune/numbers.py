@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -14,7 +14,7 @@ from fxprune.writer import GraphWriter
 
 IsLeaf = Callable[[nn.Module, str], bool]
 
-_NOT_SETTINGS = (nn.Module, torch.Tensor, type, ModuleType, FunctionType, MethodType)
+_NOT_SETTINGS = (nn.Module, torch.Tensor, Mapping, Sequence, Set, type, ModuleType, FunctionType, MethodType)
 _SIZES_OF_LEAVES = frozenset(
     (
         "embedding_dim",
@@ -82,4 +82,6 @@ def _is_number(value: object) -> bool:
 
 def is_settings(value: object) -> bool:
     """Whether a module's attribute is an object that holds settings, such as a configuration."""
-    return hasattr(value, "__dict__") and not isinstance(value, _NOT_SETTINGS) and not callable(value)
+    if isinstance(value, _NOT_SETTINGS) or callable(value):
+        return False
+    return any(_is_number(one) for one in getattr(value, "__dict__", {}).values())

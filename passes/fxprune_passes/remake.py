@@ -20,6 +20,7 @@ from fxprune_passes.axes import leaves
 from fxprune_passes.emit import Emitter
 from fxprune_passes.errors import FxPruneError
 from fxprune_passes.kept import Kept
+from fxprune_passes.mode import mode_of
 from fxprune_passes.propagate import Propagation, flat_axes
 from fxprune_passes.rewrite import Rewriter
 
@@ -117,7 +118,7 @@ class _Comparison(Rewriter):
                 return
             if node.op == "output":
                 self._compare(node, next(iter(reversed(self.graph.nodes))))
-            elif node.op != "placeholder":
+            elif node.op != "placeholder" and mode_of(node) is None:
                 self._compare(node, self.scalars.shape.get(node, self.tensors.get(node)))
 
     def _compare(self, old: fx.Node, new: Any) -> None:
