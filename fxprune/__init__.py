@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from fxprune.analysis import analyse
 from fxprune.choose import plan
 from fxprune.compiling import compile
 from fxprune.count import Count, count
 from fxprune.inputs import ExampleInputs
 from fxprune.plans import Plan
+from fxprune.program import Model
 from fxprune.report import Report
 from fxprune.verification import verify
 from fxprune_passes.errors import (
@@ -44,12 +43,13 @@ __all__ = [
 ]
 
 
-def analyze(model: nn.Module, example_inputs: ExampleInputs) -> ChannelGroups:
+def analyze(model: Model, example_inputs: ExampleInputs | None = None) -> ChannelGroups:
     """Find what can be pruned, and what is frozen and why.
 
     Args:
-        model: Any module; only read.
-        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
+        model: Any module, or an exported program; only read.
+        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments; None for those that
+            an exported program holds.
 
     Returns:
         The channel groups; printing them gives a table.
@@ -59,6 +59,7 @@ def analyze(model: nn.Module, example_inputs: ExampleInputs) -> ChannelGroups:
 
     Example:
         >>> import torch
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
         >>> [(group.name, group.size) for group in analyze(model, torch.zeros(1, 8))]
         [('0', 6)]

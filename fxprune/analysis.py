@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch.export import ExportedProgram
 
 from fxprune.capture import Capture, capture
 from fxprune.inputs import ExampleInputs
 from fxprune.notes import notes_of
+from fxprune.program import Model, inputs_of
 from fxprune.wrappers import unwrap
+from fxprune_passes.errors import CaptureError, explain
 from fxprune_passes.groups import ChannelGroups, Site
 from fxprune_passes.propagate import Propagation, propagate
 
@@ -33,19 +35,24 @@ class Analysis:
 
 
 def analyse(
-    model: nn.Module, example_inputs: ExampleInputs, *, emit: str = "graph", freeze_outputs: bool = True
+    model: Model, example_inputs: ExampleInputs | None, *, emit: str = "graph", freeze_outputs: bool = True
 ) -> Analysis:
     """Capture a model and solve its axis equations.
 
     Args:
-        model: Any module; only read.
-        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
+        model: Any module, or an exported program; only read.
+        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments; None for those that
+            an exported program holds.
         emit: ``"module"`` analyses a model whose code stays: see :func:`fxprune.capture.capture`.
         freeze_outputs: Keep the model's outputs whole (always, but for the laws of single ops).
 
     Raises:
         CaptureError: The model cannot be captured.
     """
+    if emit == "module" and isinstance(model, ExportedProgram):
+        first = "an exported program has no class of its own to copy (emit='module')."
+        raise CaptureError(explain(first, mend="emit='graph', 'exported' or 'unflattened'"))
+    example_inputs = inputs_of(model, example_inputs)
     model, unwrapped = unwrap(model)
     captured = capture(model, example_inputs, emit=emit)
     tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))

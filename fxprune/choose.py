@@ -14,6 +14,7 @@ from fxprune.indices import kept_mask
 from fxprune.inputs import ExampleInputs
 from fxprune.modules import fit
 from fxprune.plans import Plan, make_plan
+from fxprune.program import Model
 from fxprune.wrappers import unwrap
 from fxprune_passes.axes import Cat, Prod, Take, Term, leaves, resolve
 from fxprune_passes.errors import PlanError, explain
@@ -23,8 +24,8 @@ from fxprune_passes.propagate import flat_axes
 
 
 def plan(
-    model: nn.Module,
-    example_inputs: ExampleInputs,
+    model: Model,
+    example_inputs: ExampleInputs | None = None,
     *,
     channels: float,
     criterion: str | Criterion = "l2",
@@ -38,8 +39,9 @@ def plan(
     An axis that is a product (heads and head width, groups and group width) is pruned in its wider factor only.
 
     Args:
-        model: Any module; only read.
-        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
+        model: Any module, or an exported program; only read.
+        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments; None for those that
+            an exported program holds.
         channels: Fraction of each group's channels that stays, in (0, 1].
         criterion: ``"l1"``, ``"l2"``, ``"random"``, or ``criterion(group) -> scores (n,)``, high stays.
         ignore: Modules, parameters or globs of them whose output width stays.
@@ -58,8 +60,8 @@ def plan(
     """
     _check_options(channels, round_to)
     score = find_criterion(criterion, seed)
-    analysis, model = analyse(model, example_inputs, emit=emit), unwrap(model)[0]
-    whole = _ignored(analysis.groups, model, ignore)
+    analysis, module = analyse(model, example_inputs, emit=emit), unwrap(model)[0]
+    whole = _ignored(analysis.groups, module, ignore)
 
     def choose(left_out: set[str]) -> dict[str, tuple[int, ...]]:
         ranked = {
@@ -69,7 +71,7 @@ def plan(
         keep = {name: order[: _count(len(order), channels, round_to)] for name, order in ranked.items()}
         return cover(analysis, keep, ranked)
 
-    chosen, left_out = fit(analysis, model, choose) if emit == "module" else (choose(set()), {})
+    chosen, left_out = fit(analysis, module, choose) if emit == "module" else (choose(set()), {})
     return make_plan(model, example_inputs, analysis, chosen, left_out)
 
 

@@ -1,41 +1,51 @@
-"""Compile: a model and a plan in, a smaller graph module out."""
+"""Compile: a model and a plan in, a smaller graph module or exported program out."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
 
+from fxprune.exporting import dynamic_shapes_of, export
+from fxprune.inputs import as_call
 from fxprune.modules import compile_module
 from fxprune.plans import Plan, kept_of
+from fxprune.program import Model
+from fxprune.specs import from_spec
 from fxprune.wrappers import unwrap
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.rewrite import rewrite
 from fxprune_passes.verify import check_shapes
 
-EMITS = ("graph", "module")
+EMITS = ("graph", "module", "exported", "unflattened")
 
 
-def compile(model: nn.Module, plan: Plan, *, statistics: str = "kept", emit: str | None = None) -> Any:
+def compile(model: Model, plan: Plan, *, statistics: str = "kept", emit: str | None = None) -> Any:
     """Rewrite a model without the channels that a plan removes.
 
     Args:
-        model: The model that the plan was made for, or another with the same structure; only read.
+        model: The model that the plan was made for, or another with the same structure; a module or an exported
+            program, only read.
         plan: Which channels stay.
         statistics: Over which channels means and variances run: ``"kept"``, those that are left (the convention of
             the literature), or ``"full"``, all of them with zeros in the removed places.
         emit: ``"graph"``, or ``"module"`` for a smaller copy of the model's own class, code and methods included;
-            by default what the plan was made for.
+            ``"exported"`` for a ``torch.export.ExportedProgram`` (with the dynamic sizes of the one that came in),
+            ``"unflattened"`` for that program as a tree of modules; by default what the plan was made for.
 
     Returns:
         A graph module with parameters of its own under their old names; with ``emit="module"`` a module of the
-        model's class. It computes the function of the model in which every removed channel is zero in every tensor.
+        model's class, and so on. It computes the function of the model in which every removed channel is zero in
+        every tensor.
         ``meta["fxprune"]["notes"]`` of a graph module says what it was specialised to (``meta["baked"]``: line, what
         was asked, value), and which parameters of the model it leaves out.
 
     Raises:
         PlanError: The plan does not fit the model, or with ``emit="module"`` its code would have to change.
         VerifyError: The result is not what the analysis predicts (a bug; nothing wrong is returned).
+        UnsupportedError: The compiled graph cannot be exported.
 
     Example:
         >>> import fxprune
@@ -49,14 +59,26 @@ def compile(model: nn.Module, plan: Plan, *, statistics: str = "kept", emit: str
     emit = plan.emit if emit is None else emit
     if emit not in EMITS:
         raise PlanError(explain(f"emit={emit!r}, expected one of {', '.join(map(repr, EMITS))}."))
-    analysis = plan.analysis_of(model, emit)
-    model, unwrapped = unwrap(model)
+    analysis = plan.analysis_of(model, "module" if emit == "module" else "graph")
+    module, unwrapped = unwrap(model)
     kept = kept_of(analysis, plan.keep)
     if emit == "module":
-        return compile_module(model, analysis, kept, statistics)
+        return compile_module(module, analysis, kept, statistics)
     captured = analysis.capture
-    small = rewrite(analysis.propagation, model, kept, constants=captured.constants, statistics=statistics)
+    small = rewrite(analysis.propagation, module, kept, constants=captured.constants, statistics=statistics)
     small.meta["baked"] = list(captured.graph_module.meta.get("baked", []))
     small.meta["fxprune"]["notes"] = list(dict.fromkeys((*unwrapped, *analysis.groups.notes)))
     check_shapes(analysis.propagation, small, kept, captured.inputs)
-    return small
+    if emit == "graph":
+        return small
+    program = _exported(small, model, module, plan)
+    return program if emit == "exported" else torch.export.unflatten(program)
+
+
+def _exported(small: fx.GraphModule, model: Model, module: nn.Module, plan: Plan) -> ExportedProgram:
+    """The compiled graph as a program that is called as the original is."""
+    if not isinstance(model, ExportedProgram):
+        args, kwargs = as_call(from_spec(plan.inputs))
+        return export(small, module, args, kwargs)
+    args, kwargs = model.example_inputs or as_call(from_spec(plan.inputs))
+    return export(small, module, args, kwargs, dynamic_shapes_of(model))

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fxprune.accept import refuse_other_code
 from fxprune.inputs import ExampleInputs, as_call
+from fxprune.program import Model, inputs_of
 from fxprune.units import scaled
 from fxprune.wrappers import unwrap
 from fxprune_passes.errors import CaptureError, explain
@@ -45,14 +46,15 @@ class Count:
         return f"{scaled(self.params)} parameters, {scaled(self.macs, 'MACs')}, {scaled(self.bytes, 'B')}"
 
 
-def count(model: nn.Module, example_inputs: ExampleInputs) -> Count:
+def count(model: Model, example_inputs: ExampleInputs | None = None) -> Count:
     """Count parameters, multiply-accumulates and bytes of a model, in the mode (train or eval) that it is in.
 
     The forward call runs on a copy without data and without forward hooks; the model is not changed.
 
     Args:
-        model: Any module.
-        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
+        model: Any module, or an exported program.
+        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments; None for those that
+            an exported program holds.
 
     Returns:
         The counts, exact integers.
@@ -65,7 +67,7 @@ def count(model: nn.Module, example_inputs: ExampleInputs) -> Count:
         >>> print(count(nn.Linear(8, 4), torch.zeros(2, 8)))
         36 parameters, 64 MACs, 144 B
     """
-    args, kwargs = as_call(example_inputs)
+    args, kwargs = as_call(inputs_of(model, example_inputs))
     model, _ = unwrap(model)
     refuse_other_code(model)
     _refuse_lazy(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from traceback import walk_tb
@@ -20,6 +21,8 @@ _NOT_THE_MODEL = (
     "<frozen ",
     *(os.path.join(os.path.dirname(os.path.abspath(file)), "") for file in _FOLDERS if file),
 )
+
+_TRACED = re.compile(r'File "(?P<file>[^"]+)", line (?P<number>\d+)')
 
 
 def call_model(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -46,6 +49,13 @@ def failing_line(error: BaseException) -> str:
     places = places[inside[-1] + 1 :] if inside else []
     own = [place for place in places if _is_model(place[0])]
     return _line(*(own[-1] if own else places[0])) if places else ""
+
+
+def traced_line(stack_trace: str) -> str:
+    """The innermost line of the model in a formatted stack trace, as ``package/file.py:12``; empty if there is none."""
+    lines = [(match["file"], match["number"]) for match in _TRACED.finditer(stack_trace)]
+    own = [line for line in lines if not line[0].startswith(_NOT_THE_MODEL)]
+    return "" if not lines else f"{shown((own or lines)[-1][0])}:{(own or lines)[-1][1]}"
 
 
 def _running(frame: FrameType | None) -> FrameType | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils._pytree import SUPPORTED_NODES, TreeSpec
 
 from fxprune_passes.errors import CaptureError, explain
 from fxprune_passes.sources import shown
@@ -61,6 +64,8 @@ def bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
         first = f"inputs do not fit {type(model).__name__}.forward{signature}: {error}."
         mend = "example inputs are a tensor, a tuple of positional or a dict of keyword arguments"
         raise CaptureError(explain(first, at=_defined_at(model), mend=mend)) from error
+    if isinstance(model, fx.GraphModule) and isinstance(model.graph._codegen, _PyTreeCodeGen):
+        return _flat(model.graph, model.graph._codegen.pytree_info, bound)
     result: dict[str, Any] = {}
     for name, value in bound.items():
         kind = signature.parameters[name].kind
@@ -77,6 +82,44 @@ def _defined_at(model: nn.Module) -> str:
     """The line where a model's forward begins, where that is Python."""
     code = getattr(inspect.unwrap(type(model).forward), "__code__", None)
     return f"{shown(code.co_filename)}:{code.co_firstlineno}" if code else ""
+
+
+def _flat(graph: fx.Graph, form: _PyTreeInfo, bound: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of nested arguments, one for each placeholder of a graph that takes its arguments apart."""
+    names = [str(node.target) for node in graph.nodes if node.op == "placeholder"]
+    try:
+        leaves = list(_leaves(_as_exported(form, bound), form.in_spec))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        first = f"inputs are not nested as the graph expects them: {error}."
+        mend = f"nest them as those that the program was exported with: {form.in_spec}"
+        raise CaptureError(explain(first, mend=mend)) from error
+    return dict(zip(names, leaves, strict=True))
+
+
+def _as_exported(form: _PyTreeInfo, bound: dict[str, Any]) -> Any:
+    """Arguments in the nesting of a graph: all of them, or positional ones and those by keyword."""
+    values = [bound[name] for name in form.orig_args if name in bound]
+    spec = form.in_spec
+    if spec.num_children != 2 or spec.child(1).type is not dict or spec.child(0).type is not tuple:
+        return tuple(values)
+    count = spec.child(0).num_children
+    return tuple(values[:count]), dict(zip(form.orig_args[count:], values[count:], strict=False))
+
+
+def _leaves(value: Any, spec: TreeSpec) -> Iterator[Any]:
+    if spec.is_leaf():
+        if isinstance(value, (tuple, list, dict)):
+            raise ValueError(f"a {type(value).__name__} where one value belongs")
+        yield value
+        return
+    if spec.type is dict:
+        children = [value[key] for key in spec.context]
+    else:
+        children = list(SUPPORTED_NODES[type(value)].flatten_fn(value)[0])
+    if len(value if spec.type is dict else children) != spec.num_children:
+        raise ValueError(f"{len(children)} values where {spec.num_children} belong")
+    for child, inner in zip(children, spec.children(), strict=True):
+        yield from _leaves(child, inner)
 
 
 def _described(value: object) -> str:

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from tabulate import tabulate
 from torch import nn
+from torch.export import ExportedProgram
 
 from fxprune.analysis import Analysis, analyse
 from fxprune.indices import check_indices, kept_mask, resolve_keep
 from fxprune.inputs import ExampleInputs
+from fxprune.program import Model, inputs_of
 from fxprune.specs import from_spec, show_spec, to_spec
 from fxprune.terms import Expression, evaluate, to_expression
 from fxprune.wrappers import unwrap
@@ -29,7 +31,7 @@ _FORMAT = 1
 class _Origin:
     """The analysis that a plan was made from, as long as its model is unchanged."""
 
-    model: weakref.ReferenceType[nn.Module]
+    model: weakref.ReferenceType[Any]
     analysis: Analysis
     fingerprint: tuple[Any, ...]
 
@@ -61,8 +63,8 @@ class Plan:
     @classmethod
     def from_keep(
         cls,
-        model: nn.Module,
-        example_inputs: ExampleInputs,
+        model: Model,
+        example_inputs: ExampleInputs | None,
         keep: Mapping[str, Sequence[int]],
         *,
         emit: str = "graph",
@@ -70,8 +72,9 @@ class Plan:
         """Make a plan of explicit indices.
 
         Args:
-            model: Any module; only read.
-            example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
+            model: Any module, or an exported program; only read.
+            example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments; None for those
+                that an exported program holds.
             keep: Kept indices by channel group, or by any module or parameter that writes the channels: indices of
                 that module's output channels. An empty list removes all of them.
             emit: ``"module"`` for a plan of a model whose code stays.
@@ -174,7 +177,7 @@ class Plan:
         left_out = [f"left out: {name}, since {reason}" for name, reason in self.left_out.items()]
         return "\n".join([text, *left_out, *(f"note: {note}" for note in self.notes)])
 
-    def analysis_of(self, model: nn.Module, emit: str = "graph") -> Analysis:
+    def analysis_of(self, model: Model, emit: str = "graph") -> Analysis:
         """The analysis of a model that this plan fits: the plan's own if the model is the one it was made from.
 
         Args:
@@ -184,11 +187,11 @@ class Plan:
         Raises:
             PlanError: The plan was made for another model.
         """
-        model, _ = unwrap(model)
-        _check_shapes(self.shapes, model)
+        module, _ = unwrap(model)
+        _check_shapes(self.shapes, module)
         origin = self._origin
-        known = origin is not None and origin.model() is model and origin.analysis.emit == emit
-        if origin is not None and known and origin.fingerprint == fingerprint(model):
+        known = origin is not None and origin.model() in (model, module) and origin.analysis.emit == emit
+        if origin is not None and known and origin.fingerprint == fingerprint(module):
             return origin.analysis
         analysis = analyse(model, from_spec(self.inputs), emit=emit)
         widths = {group.name: group.size for group in analysis.groups}
@@ -209,21 +212,22 @@ def kept_of(analysis: Analysis, keep: Mapping[str, Sequence[int]]) -> Kept:
 
 
 def make_plan(
-    model: nn.Module,
-    example_inputs: ExampleInputs,
+    model: Model,
+    example_inputs: ExampleInputs | None,
     analysis: Analysis,
     keep: Mapping[str, tuple[int, ...]],
     left_out: Mapping[str, str] | None = None,
 ) -> Plan:
     """A plan that remembers its analysis; groups kept whole are left out."""
-    model, groups = unwrap(model)[0], analysis.groups
+    module, groups = unwrap(model)[0], analysis.groups
     axes = {name: tuple(to_expression(axis, groups.names) for axis in axes) for name, axes in groups.parameters.items()}
     shapes = {name: tuple(axis.size for axis in axes) for name, axes in groups.parameters.items()}
     widths = {group.name: group.size for group in groups}
     keep = {name: kept for name, kept in keep.items() if len(kept) < widths[name]}
-    origin = _Origin(weakref.ref(model), analysis, fingerprint(model))
+    owner = model if isinstance(model, ExportedProgram) else module  # a program is read anew each time
+    origin = _Origin(weakref.ref(owner), analysis, fingerprint(module))
     left_out = dict(left_out or {})
-    spec = to_spec(example_inputs)
+    spec = to_spec(inputs_of(model, example_inputs))
     return Plan(widths, keep, spec, axes, shapes, analysis.emit, left_out, groups.notes, origin)
 
 

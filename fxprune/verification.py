@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
+from fxprune.analysis import Analysis
 from fxprune.coded import Units, addresses, draw, random_units, rebatched
 from fxprune.difference import difference
 from fxprune.inputs import ExampleInputs, as_call, bind
 from fxprune.modules import check_module, facts_of
 from fxprune.notes import listed
 from fxprune.plans import Plan, kept_of
+from fxprune.program import Model
 from fxprune.report import Case, Report, Wrong
 from fxprune.trial import Inputs, Trial, kept_slice, named_tensors
 from fxprune.wrappers import unwrap
@@ -26,9 +29,9 @@ from fxprune_passes.zeroed import holds, run, zeroed
 
 
 def verify(
-    model: nn.Module,
+    model: Model,
     plan: Plan,
-    small: nn.Module,
+    small: Model,
     *,
     inputs: ExampleInputs | None = None,
     weights: Sequence[str] = ("own", "address-coded", "random"),
@@ -42,9 +45,9 @@ def verify(
     number, and on random ones. Nothing of ``model`` or ``small`` is changed.
 
     Args:
-        model: The original.
+        model: The original, a module or an exported program.
         plan: The plan that ``small`` was compiled with.
-        small: What :func:`fxprune.compile` returned, before any fine-tuning.
+        small: What :func:`fxprune.compile` returned, a graph module or an exported program, before any fine-tuning.
         inputs: What to run on; random tensors of the plan's shapes by default.
         weights: Which weights to run on; a large model on its own weights alone needs a third of the time.
         batch_sizes: Other batch sizes to run at, where the original takes them.
@@ -66,9 +69,10 @@ def verify(
         >>> verify(model, plan, fxprune.compile(model, plan)).ok
         True
     """
-    model, unwrapped = unwrap(model)
+    analysis_of = partial(plan.analysis_of, model)
+    (model, unwrapped), (small, _) = unwrap(model), unwrap(small)
     _check_arguments(model, small)
-    trial = _trial(model, plan, small, seed)
+    trial = _trial(model, plan, small, seed, analysis_of)
     if trial.analysis.capture.fake_mode is None:
         return _report(trial, _by_values(trial, inputs, tolerance), tolerance, unwrapped)
     bound = bind(model, *as_call(draw(plan.inputs, seed) if inputs is None else inputs))
@@ -115,9 +119,9 @@ def _check_arguments(model: nn.Module, small: nn.Module) -> None:
             raise VerifyError(explain(first, mend='model.to_empty(device="cpu"), then load its weights'))
 
 
-def _trial(model: nn.Module, plan: Plan, small: nn.Module, seed: int) -> Trial:
+def _trial(model: nn.Module, plan: Plan, small: nn.Module, seed: int, analysis_of: Callable[[str], Analysis]) -> Trial:
     facts = facts_of(small) or {}
-    analysis = plan.analysis_of(model, facts.get("emit", "graph"))
+    analysis = analysis_of(facts.get("emit", "graph"))
     random = any(draws(one.name for one in ops) for ops in analysis.propagation.operations.values())
     statistics = str(facts["statistics"])
     return Trial(model, small, plan, analysis, kept_of(analysis, plan.keep), statistics, random, seed)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
+from torch.export import ExportedProgram
 from torch.nn.parallel import DistributedDataParallel
+
+from fxprune.program import Model, as_module
 
 _INSIDE = {
     "OptimizedModule": ("_orig_mod", "torch.compile"),  # its class lives in torch._dynamo, slow to import
@@ -12,11 +17,11 @@ _INSIDE = {
 }
 
 
-def unwrap(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+def unwrap(model: Model) -> tuple[nn.Module, tuple[str, ...]]:
     """Take off ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``, in any order.
 
     Args:
-        model: Any module; only read.
+        model: Any module, or an exported program, which is read as a module; only read.
 
     Returns:
         The model inside, whose parameter names are the ones that count, and a note for each wrapper taken off.
@@ -25,10 +30,12 @@ def unwrap(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         >>> unwrap(nn.DataParallel(nn.ReLU()))
         (ReLU(), ('DataParallel is taken off: names are those of the ReLU inside',))
     """
+    if isinstance(model, ExportedProgram):
+        return as_module(model), ()
     notes: tuple[str, ...] = ()
     while isinstance(model, nn.Module) and (found := _wrapper(model)) is not None:
         attribute, shown = found
-        model = getattr(model, attribute)
+        model = cast(nn.Module, getattr(model, attribute))
         notes += (f"{shown} is taken off: names are those of the {type(model).__name__} inside",)
     return model, notes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,9 +137,14 @@ class Emitter:
                     table[name] = self.tensor(f"{target}.{name}")  # type: ignore[assignment]
         return clone
 
-    def build(self, graph: fx.Graph, class_name: str) -> fx.GraphModule:
-        """Assemble the module tree that the graph reads, in the original order, and compile its code."""
+    def build(self, graph: fx.Graph, class_name: str, unread: AbstractSet[str] = frozenset()) -> fx.GraphModule:
+        """Assemble the module tree that the graph reads, in the original order, and compile its code.
+
+        What was ``unread`` before stays beside what is read of the same module: the counter of a batch norm.
+        """
         reads = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+        homes = {name.rpartition(".")[0] for name in reads & set(self.parameters)}
+        reads |= {name for name in unread if name.rpartition(".")[0] in homes}
         leaves = {str(node.target) for node in graph.nodes if node.op == "call_module"}
         result = fx.GraphModule(nn.Module(), fx.Graph(), class_name)
         for path in self._paths(reads, leaves):

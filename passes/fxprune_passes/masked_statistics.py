@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,6 +48,7 @@ class Statistic:
         return replace(self, kwargs={**self.kwargs, name: value})
 
 
+aten = torch.ops.aten
 KEPT: dict[Any, Callable[[Statistic], Any]] = {}
 """By fx target, or class of leaf module: how to compute it over the kept channels."""
 
@@ -62,6 +64,8 @@ def over_kept(*targets: Any) -> Callable[[Callable[[Statistic], Any]], Callable[
 
 
 @over_kept(torch.mean, "mean", torch.var, torch.std, "var", "std", torch.var_mean, torch.std_mean)
+@over_kept(aten.mean.default, aten.mean.dim)
+@over_kept(*(getattr(op, name) for op in (aten.var, aten.std, aten.var_mean, aten.std_mean) for name in op.overloads()))
 def same(call: Statistic) -> Any:
     """The call itself: fewer channels, and so a smaller denominator."""
     function = getattr(torch.Tensor, call.target) if isinstance(call.target, str) else call.target
@@ -69,6 +73,8 @@ def same(call: Statistic) -> Any:
 
 
 @over_kept(F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm)
+@over_kept(aten.layer_norm.default, aten.native_layer_norm.default)
+@over_kept(aten.rms_norm.default, aten._fused_rms_norm.default)
 def norm(call: Statistic) -> Any:
     """The same norm over as many last axes."""
     rank = len(call.argument(1, "normalized_shape"))
@@ -89,7 +95,15 @@ def rms_norm(call: Statistic) -> torch.Tensor:
     return F.rms_norm(call.x, shape, call.affine.get("weight"), call.module.eps)
 
 
-@over_kept(F.group_norm, torch.group_norm)
+@over_kept(aten.native_group_norm.default)
+def native_group_norm(call: Statistic) -> Any:
+    """The same norm over the groups that keep a channel; (N, C, HxW, groups) are arguments 3 to 6."""
+    n, channels, *spatial = call.x.shape
+    numbers = (n, channels, math.prod(spatial), call.groups(call.args[6]))
+    return same(replace(call, args=(*call.args[:3], *numbers, *call.args[7:])))
+
+
+@over_kept(F.group_norm, torch.group_norm, aten.group_norm.default)
 def group_norm(call: Statistic) -> Any:
     """The same norm over the groups that keep a channel."""
     return same(call.with_argument(1, "num_groups", call.groups(call.argument(1, "num_groups"))))

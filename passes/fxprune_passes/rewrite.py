@@ -62,7 +62,7 @@ class Rewriter:
         self.graph._codegen = old.graph._codegen
         self.graph.eliminate_dead_code(is_impure_node=_is_impure)
         self.graph.lint()
-        result = self.emitter.build(self.graph, type(self.emitter.model).__name__.removesuffix("Impl"))
+        result = self.emitter.build(self.graph, type(self.emitter.model).__name__.removesuffix("Impl"), self._unread())
         result.meta["fxprune"] = {"statistics": self.statistics, "dropped": self._dropped(result)}
         self._note_promises()
         return result
@@ -71,6 +71,16 @@ class Rewriter:
         """Write every node of the old graph into the new one."""
         for node in self.propagation.graph_module.graph.nodes:
             self._write(node, self._call(node))
+
+    def _unread(self) -> set[str]:
+        """Parameters and buffers of a graph module that its graph never reads."""
+        model = self.emitter.model
+        if not isinstance(model, fx.GraphModule):
+            return set()
+        kinds = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+        read = tuple(str(node.target) for node in self.propagation.graph_module.graph.nodes)
+        modules = tuple(f"{one}." for one in read)
+        return {name for kind in kinds for name, _ in kind if name not in read and not name.startswith(modules)}
 
     def _note_promises(self) -> None:
         """Say of every node whether it is exact, or takes statistics over the channels that are left."""
@@ -133,7 +143,7 @@ class Rewriter:
             return FULL[node.target](call, None)
         return MENDS[node.target](call) if call.is_mend else call.copy()
 
-    def _module(self, node: fx.Node, call: Call) -> fx.Node:
+    def _module(self, node: fx.Node, call: Call) -> Any:
         target = str(node.target)
         module = self.emitter.model.get_submodule(target)
         if self._is_full(node) and type(module) in FULL:

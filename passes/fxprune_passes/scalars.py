@@ -60,7 +60,7 @@ def _original_size(call: Call, tensor: fx.Node) -> Any:
         return tuple(
             _original_axis(call, axis, call.function(operator.getitem, written, i)) for i, axis in enumerate(axes)
         )
-    dim = call.argument(1, "dim") if node.target == "size" else None
+    dim = call.argument(1, "dim") if node.target in ("size", torch.ops.aten.sym_size.int) else None
     if isinstance(dim, int):
         return _original_axis(call, axes[dim], written)
     return rescale(call, written, before, after)

@@ -20,6 +20,7 @@ _DTYPES = {
     torch.complex64: torch.complex128,
 }
 _CASTS = {"half": "double", "bfloat16": "double", "float": "double", "cfloat": "cdouble"}
+_RMS_NORMS = (F.rms_norm, torch.rms_norm, torch.ops.aten.rms_norm.default, torch.ops.aten._fused_rms_norm.default)
 _RMS_NORM_EPS = 3  # its position among the arguments
 Watch = Callable[[fx.Node, Any], None]
 
@@ -69,6 +70,11 @@ def precision(module: nn.Module) -> torch.dtype:
     """The dtype that a module computes in: that of its first floating-point tensor."""
     tensors = [*module.parameters(), *module.buffers()]
     return next((one.dtype for one in tensors if one.is_floating_point()), torch.get_default_dtype())
+
+
+def _no_epsilon(node: fx.Node) -> bool:
+    """Whether a norm leaves its ``eps`` to the dtype."""
+    return (*node.args, None)[_RMS_NORM_EPS:][:1] in ((), (None,)) and node.kwargs.get("eps") is None
 
 
 def _literal(value: Any) -> Any:
@@ -133,8 +139,8 @@ class Wide(fx.Interpreter):
         """The node's arguments: literal dtypes widened, and an RMS norm's default ``eps`` written out."""
         written: Any = fx.node.map_aggregate((n.args, dict(n.kwargs)), _literal)
         args, kwargs = written
-        if n.target in (F.rms_norm, torch.rms_norm) and len(n.args) <= _RMS_NORM_EPS and n.kwargs.get("eps") is None:
-            kwargs = {**kwargs, "eps": self.epsilon}
+        if n.target in _RMS_NORMS and _no_epsilon(n):
+            args, kwargs = (*args[:_RMS_NORM_EPS],), {**kwargs, "eps": self.epsilon}
         return self.map_nodes_to_values(args, n), self.map_nodes_to_values(kwargs, n)
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:

@@ -31,18 +31,37 @@ SIZES = frozenset(
     }
 )  # fmt: skip
 
+_INT_LISTS = ("List[int]", "List[int]]", "List[SymInt]", "List[SymInt]]")
+_NO_SIZES = frozenset(
+    {"destination", "dilation", "dim", "dims", "dims_other", "dims_self", "kernel_size", "output_padding", "padding",
+     "path", "source", "stride"}
+)  # fmt: skip
+
 
 def unmended(node: fx.Node, modules: Mapping[str, nn.Module]) -> frozenset[OpOverloadPacket]:
     """The ATen ops whose numbers stay as they are when this node is written for fewer channels.
 
-    A function of PyTorch computes the sizes that it hands on; places it may know from anywhere. A call of an ATen op
-    itself has them all written down.
+    A function of PyTorch computes the sizes that it hands on, and so does an ATen op that is given none; places it
+    may know from anywhere. An ATen op that is given sizes has them written down.
     """
     if node.op == "call_module":
         return frozenset() if type(modules[str(node.target)]) in MODULES else PLACES
     if node.target in MENDS and not _is_periodic(node):
         return frozenset()
-    return PLACES | SIZES if isinstance(node.target, (OpOverload, OpOverloadPacket)) else PLACES
+    return PLACES | SIZES if _is_given_sizes(node) else PLACES
+
+
+def _is_given_sizes(node: fx.Node) -> bool:
+    """Whether a node calls an ATen op with sizes among its arguments."""
+    if isinstance(node.target, OpOverloadPacket):
+        return True
+    if not isinstance(node.target, OpOverload):
+        return False
+    if node.target.overloadpacket in SIZES:
+        return True
+    given = dict(zip((one.name for one in node.target._schema.arguments), node.args, strict=False)) | node.kwargs
+    lists = (one for one in node.target._schema.arguments if str(one.type).removeprefix("Optional[") in _INT_LISTS)
+    return any(given.get(one.name) for one in lists if one.name not in _NO_SIZES)
 
 
 def _is_periodic(node: fx.Node) -> bool:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import torch
 from torch import fx
+from torch._ops import OpOverload
 
 from fxprune_passes.axes import Axes
 from fxprune_passes.mend.registry import Call, mend
+
+aten = torch.ops.aten
 
 
 def run_of(places: Sequence[int]) -> tuple[int, int] | None:
@@ -37,6 +41,10 @@ def as_slice(places: Sequence[int], size: int) -> slice | None:
 def getitem(call: Call) -> Any:
     """``x[:, :8]`` -> ``x[:, :5]``; a part of a tuple stays that part."""
     source = call.input
+    if isinstance(parts := call.tensors.get(source), tuple):
+        part = parts[call.old(call.node.args[1])]
+        part.meta.update(origin=call.node.name, mended=True)
+        return part
     if not isinstance(call.axes(source), tuple):
         return call.copy()
     x, index = _index(call)
@@ -125,7 +133,7 @@ def _new_places(call: Call, index: list[int], x: Axes, dim: int) -> list[int]:
     return [rank[place] for place in places if place in rank]
 
 
-@mend(torch.index_select, "index_select")
+@mend(torch.index_select, "index_select", aten.index_select.default)
 def index_select(call: Call) -> fx.Node:
     """``x.index_select(1, order)`` -> the order of the channels that are left."""
     x: Axes = call.axes(call.input)
@@ -135,7 +143,37 @@ def index_select(call: Call) -> fx.Node:
     return call.emit(call.node.op, call.node.target, (call.tensors[call.input], dim, _remapped(call, index, x, dim)))
 
 
-@mend(torch.narrow, "narrow")
+@mend(aten.index.Tensor)
+def index(call: Call) -> fx.Node:
+    """``aten.index(x, [None, order])``: as a getitem by those tensors."""
+    source, x = call.input, call.axes(call.input)
+    written = [
+        _remapped(call, item, x, dim)
+        if _is_index(item, call) and call.kept.mask(x[dim]) is not None
+        else call.data(item)
+        for dim, item in enumerate(call.argument(1, "indices"))
+    ]
+    return call.emit(call.node.op, call.node.target, (call.tensors[source], written))
+
+
+@mend(aten.slice.Tensor)
+def slice_(call: Call) -> fx.Node:
+    """``aten.slice(x, 1, 0, 8)`` -> ``aten.slice(x, 1, 0, 5)``; where no slice says it, an index vector does."""
+    x: Axes = call.axes(call.input)
+    dim = call.old(call.argument(1, "dim", 0))
+    bounds = (call.argument(2, "start"), call.argument(3, "end"), call.argument(4, "step", 1))
+    if call.kept.mask(x[dim]) is None:
+        return call.copy()
+    written, places = _slice(call, slice(*bounds), x, dim)
+    if places is not None:
+        index = call.constant(torch.tensor(places))
+        return call.emit("call_function", aten.index_select.default, (call.tensors[call.input], dim, index))
+    start, stop, step = written.start, written.stop, written.step
+    args = (0 if start is None else start, sys.maxsize if stop is None else stop, 1 if step is None else step)
+    return call.emit(call.node.op, call.node.target, (call.tensors[call.input], dim, *args))
+
+
+@mend(torch.narrow, "narrow", aten.narrow.default)
 def narrow(call: Call) -> fx.Node:
     """``x.narrow(1, 8, 8)`` -> the run of kept channels."""
     x: Axes = call.axes(call.input)
@@ -150,12 +188,14 @@ def narrow(call: Call) -> fx.Node:
 
 @mend(torch.chunk, "chunk", torch.split, "split", torch.split_with_sizes, "split_with_sizes")
 @mend(torch.unsafe_split, "unsafe_split", torch.unsafe_split_with_sizes, "unsafe_split_with_sizes")
+@mend(aten.chunk.default, aten.split.Tensor, aten.split.sizes, aten.split_with_sizes.default)
+@mend(aten.unsafe_chunk.default, aten.unsafe_split.Tensor, aten.unsafe_split_with_sizes.default)
 def split(call: Call) -> fx.Node:
     """``chunk`` and ``split`` of a pruned axis: the sizes of the parts that result."""
     return _split(call, call.old(call.argument(2, "dim", 0)))
 
 
-@mend(torch.tensor_split, "tensor_split")
+@mend(torch.tensor_split, "tensor_split", aten.tensor_split.sections, aten.tensor_split.indices)
 def tensor_split(call: Call) -> fx.Node:
     """As split."""
     return _split(call, call.old(call.argument(2, "dim", 0)))
@@ -166,10 +206,11 @@ def _split(call: Call, dim: int) -> fx.Node:
     if call.kept.mask(x[dim]) is None:
         return call.copy()
     sizes = [call.kept.size(part[dim]) for part in call.axes()]
-    is_chunk = call.node.target in ("chunk", torch.chunk)
+    is_chunk = call.node.target in ("chunk", torch.chunk, aten.chunk.default, aten.unsafe_chunk.default)
     if is_chunk and sizes == _chunk_sizes(call.kept.size(x[dim]), call.old(call.argument(1, "chunks"))):
         return call.copy()
-    return call.emit("call_function", torch.split, (call.tensors[call.input], sizes, dim))
+    target = aten.split_with_sizes.default if isinstance(call.node.target, OpOverload) else torch.split
+    return call.emit("call_function", target, (call.tensors[call.input], sizes, dim))
 
 
 def _chunk_sizes(size: int, chunks: int) -> list[int]:
@@ -177,7 +218,7 @@ def _chunk_sizes(size: int, chunks: int) -> list[int]:
     return [min(step, size - start) for start in range(0, size, step)] if step else []
 
 
-@mend(torch.roll, "roll")
+@mend(torch.roll, "roll", aten.roll.default)
 def roll(call: Call) -> fx.Node:
     """``torch.roll(x, 3, 1)`` -> rolled by as many kept channels as come round."""
     x: Axes = call.axes(call.input)

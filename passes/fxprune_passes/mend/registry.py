@@ -14,6 +14,7 @@ from torch import fx
 from fxprune_passes.axes import Axes, Term
 from fxprune_passes.kept import Kept
 
+CARRIED = ("source", "module", "nn_module_stack", "stack_trace")  # where a node comes from: ours, and torch.export's
 Mend = Callable[["Call"], Any]
 MENDS: dict[Any, Mend] = {}
 
@@ -124,7 +125,7 @@ class Call:
         """Write a node; the final one of a mend takes the old node's name."""
         name = self.node.name if final else None
         result = self.graph.create_node(op, target, tuple(args), dict(kwargs or {}), name=name)
-        result.meta.update({key: self.node.meta[key] for key in ("source", "module") if key in self.node.meta})
+        result.meta.update({key: self.node.meta[key] for key in CARRIED if key in self.node.meta})
         if final:
             result.meta["origin"] = self.node.name
             result.meta["mended"] = self.is_mend

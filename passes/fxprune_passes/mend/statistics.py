@@ -18,13 +18,17 @@ from fxprune_passes.axes import Axes, Term
 from fxprune_passes.kept import Kept
 from fxprune_passes.mend.registry import Call
 
-FULL: dict[Any, Callable[[Call, Any], fx.Node]] = {}
+aten = torch.ops.aten
+FULL: dict[Any, Callable[[Call, Any], Any]] = {}
 
 
-def full_mend(*targets: Any) -> Callable[[Callable[[Call, Any], fx.Node]], Callable[[Call, Any], fx.Node]]:
+_VARIANCES = ("default", "dim", "correction")
+
+
+def full_mend(*targets: Any) -> Callable[[Callable[[Call, Any], Any]], Callable[[Call, Any], Any]]:
     """Register how a target is written when its statistics count removed channels as zeros."""
 
-    def register(function: Callable[[Call, Any], fx.Node]) -> Callable[[Call, Any], fx.Node]:
+    def register(function: Callable[[Call, Any], Any]) -> Callable[[Call, Any], Any]:
         FULL.update(dict.fromkeys(targets, function))
         return function
 
@@ -39,28 +43,32 @@ def share(kept: Kept, axes: list[Term]) -> float:
     return result
 
 
-def _normalized(call: Call, x: fx.Node, dims: list[int], r: float, eps: float, *, centre: bool = True) -> fx.Node:
-    """(x - mean) / sqrt(variance + eps) over ``dims``, with zeros for the removed channels."""
+def _normalized(
+    call: Call, x: fx.Node, dims: list[int], r: float, eps: float, *, centre: bool = True
+) -> tuple[fx.Node, list[fx.Node]]:
+    """(x - mean) / sqrt(variance + eps) over ``dims``, with zeros for the removed channels; and mean, 1 / sqrt(..)."""
+    statistics = []
     if centre:
         mean = call.function(operator.mul, call.function(torch.mean, x, dims, keepdim=True), r)
         x = call.function(operator.sub, x, mean)
+        statistics.append(mean)
     square = call.function(torch.mean, call.function(torch.square, x), dims, keepdim=True)
     variance = call.function(operator.mul, square, r)
     if centre:
         rest = call.function(operator.mul, call.function(torch.square, mean), 1 - r)
         variance = call.function(operator.add, variance, rest)
     scale = call.function(torch.rsqrt, call.function(operator.add, variance, eps))
-    return call.function(operator.mul, x, scale)
+    return call.function(operator.mul, x, scale), [*statistics, scale]
 
 
-def _affine(call: Call, x: fx.Node, weight: Any, bias: Any) -> fx.Node:
+def _affine(call: Call, x: fx.Node, weight: Any, bias: Any, *, final: bool) -> fx.Node:
     """Weight and bias; the last node written is the final one, under the old node's name."""
     if weight is None and bias is None:
-        return call.emit("call_function", torch.Tensor.contiguous, (x,))
+        return call.emit("call_function", torch.Tensor.contiguous, (x,), final=final)
     if weight is not None and bias is not None:
-        return call.emit("call_function", torch.addcmul, (bias, x, weight))
+        return call.emit("call_function", torch.addcmul, (bias, x, weight), final=final)
     target, other = (operator.mul, weight) if weight is not None else (operator.add, bias)
-    return call.emit("call_function", target, (x, other))
+    return call.emit("call_function", target, (x, other), final=final)
 
 
 def _parameter(call: Call, module: Any, name: str) -> Any:
@@ -70,8 +78,12 @@ def _parameter(call: Call, module: Any, name: str) -> Any:
     return call.emit("get_attr", f"{call.node.target}.{name}", final=False)
 
 
-@full_mend(nn.LayerNorm, nn.RMSNorm, F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm)
-def layer_norm(call: Call, module: Any) -> fx.Node:
+_RMS = (F.rms_norm, torch.rms_norm, aten.rms_norm.default, aten._fused_rms_norm.default)
+_NATIVE = (aten.native_layer_norm.default, aten._fused_rms_norm.default)  # these give their statistics as well
+
+
+@full_mend(nn.LayerNorm, nn.RMSNorm, F.layer_norm, torch.layer_norm, aten.layer_norm.default, *_RMS, *_NATIVE)
+def layer_norm(call: Call, module: Any) -> Any:
     """Layer and root-mean-square norm with the original denominators."""
     source = call.argument(0, "input")
     x: Axes = call.axes(source)
@@ -80,39 +92,51 @@ def layer_norm(call: Call, module: Any) -> fx.Node:
         weight, bias = _parameter(call, module, "weight"), _parameter(call, module, "bias")
         rms = isinstance(module, nn.RMSNorm)
     else:
-        rms = call.node.target in (F.rms_norm, torch.rms_norm)
+        rms = call.node.target in _RMS
         shape, weight = call.old(call.argument(1, "normalized_shape")), call.data(call.argument(2, "weight"))
         bias = None if rms else call.data(call.argument(3, "bias"))
         eps = call.argument(3, "eps") if rms else call.argument(4, "eps", 1e-5)
     eps = torch.finfo(call.source.values[source].dtype).eps if eps is None else eps
     axes = list(x[len(x) - len(shape) :])
     dims = list(range(-len(shape), 0))
-    result = _normalized(call, call.tensors[source], dims, share(call.kept, axes), eps, centre=not rms)
-    return _affine(call, result, weight, bias)
+    whole = call.tensors[source]
+    if not call.source.values[source].is_contiguous():  # a layer norm's result is, and a view may rely on it
+        whole = call.function(torch.Tensor.contiguous, whole)
+    result, statistics = _normalized(call, whole, dims, share(call.kept, axes), eps, centre=not rms)
+    if call.node.target in _NATIVE:
+        return _affine(call, result, weight, bias, final=False), *statistics
+    return _affine(call, result, weight, bias, final=True)
 
 
-@full_mend(nn.GroupNorm, F.group_norm, torch.group_norm)
-def group_norm(call: Call, module: Any) -> fx.Node:
+@full_mend(nn.GroupNorm, F.group_norm, torch.group_norm, aten.group_norm.default, aten.native_group_norm.default)
+def group_norm(call: Call, module: Any) -> Any:
     """Group norm with the original denominators: every group keeps the same share."""
     source = call.argument(0, "input")
     x: Axes = call.axes(source)
+    is_native = call.node.target is aten.native_group_norm.default
     if module is not None:
         groups, eps = module.num_groups, module.eps
         weight, bias = _parameter(call, module, "weight"), _parameter(call, module, "bias")
+    elif is_native:
+        groups, eps = call.old(call.argument(6, "group")), call.argument(7, "eps")
+        weight, bias = call.data(call.argument(1, "weight")), call.data(call.argument(2, "bias"))
     else:
         groups, eps = call.old(call.argument(1, "num_groups")), call.argument(4, "eps", 1e-5)
         weight, bias = call.data(call.argument(2, "weight")), call.data(call.argument(3, "bias"))
     channels, left = call.kept.size(x[1]), call.kept.groups(x[1], groups)
     grouped = call.function(torch.unflatten, call.tensors[source], 1, (left, channels // left))
     r = (channels // left) / (x[1].size // groups)
-    result = _normalized(call, grouped, list(range(2, len(x) + 1)), r, eps)
+    result, statistics = _normalized(call, grouped, list(range(2, len(x) + 1)), r, eps)
     result = call.function(torch.flatten, result, 1, 2)
     shape = (channels, *(1 for _ in x[2:]))
     weight, bias = (one if one is None else call.function(torch.reshape, one, shape) for one in (weight, bias))
-    return _affine(call, result, weight, bias)
+    if is_native:
+        flat = (call.function(torch.flatten, one, 1) for one in statistics)
+        return _affine(call, result, weight, bias, final=False), *flat
+    return _affine(call, result, weight, bias, final=True)
 
 
-@full_mend(torch.mean, "mean")
+@full_mend(torch.mean, "mean", aten.mean.default, aten.mean.dim)
 def mean(call: Call, module: Any) -> fx.Node:
     """A mean over all channels: the mean over the kept ones times their share."""
     written = call.emit(
@@ -123,6 +147,7 @@ def mean(call: Call, module: Any) -> fx.Node:
 
 
 @full_mend(torch.var, torch.std, "var", "std", torch.var_mean, torch.std_mean)
+@full_mend(*(getattr(op, name) for op in (aten.var, aten.std, aten.var_mean, aten.std_mean) for name in _VARIANCES))
 def variance(call: Call, module: Any) -> fx.Node:
     """A variance over all channels: zeros are put back for the removed ones before it is taken."""
     source = call.argument(0, "input")

@@ -16,6 +16,7 @@ aten = torch.ops.aten
 @rule(
     aten.native_batch_norm,
     aten._native_batch_norm_legit,
+    *optional("_native_batch_norm_legit_functional"),
     aten._native_batch_norm_legit_no_training,
     aten.cudnn_batch_norm,
     aten.miopen_batch_norm,
