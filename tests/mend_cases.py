@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from aten_cases import ATEN
 from one_op import Case
 from torch import Tensor, nn
 
@@ -250,4 +251,4 @@ MODULES = (
     Case("GRU: two layers, two directions", "LNi", nn.GRU(6, 4, 2, bidirectional=True)),
     Case("RNN", "LNi MNC", nn.RNN(6, 4, 2, nonlinearity="relu"), {"M": 2, "C": 4}),
 )
-CASES = (*MOVEMENT, *SIZES, *STATISTICS, *MODULES)
+CASES = (*MOVEMENT, *SIZES, *STATISTICS, *MODULES, *ATEN)

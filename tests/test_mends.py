@@ -25,6 +25,10 @@ from torch import Tensor, nn
 import fxprune
 from fxprune_passes.mend import FULL, MENDS, MODULES
 
+OTHER_DEVICES = tuple(
+    getattr(torch.ops.aten, f"_scaled_dot_product_{kind}").default
+    for kind in ("flash_attention", "efficient_attention", "cudnn_attention", "fused_attention_overrideable")
+)
 NAMES = [case.name for case in CASES]
 
 
@@ -39,7 +43,11 @@ def called() -> set[Any]:
 
 @pytest.mark.parametrize("registry", [MENDS, MODULES, FULL], ids=("calls", "modules", "statistics"))
 def test_every_mend_has_a_case(registry: dict[Any, Any]) -> None:
-    assert [target for target in registry if target not in called()] == []
+    assert [target for target in registry if target not in called() and target not in OTHER_DEVICES] == []
+
+
+def test_attention_of_other_devices_is_mended_as_everywhere() -> None:
+    assert {MENDS[op] for op in OTHER_DEVICES} == {MENDS[torch.nn.functional.scaled_dot_product_attention]}
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)

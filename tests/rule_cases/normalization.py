@@ -26,6 +26,12 @@ CASES = (
         positive=True,
     ),
     Case(
+        "_native_batch_norm_legit_functional",
+        "NcHW c c c c",
+        lambda x, w, b, m, v: torch.ops.aten._native_batch_norm_legit_functional(x, w, b, m, v, True, 0.1, 1e-5)[0],
+        positive=True,
+    ),
+    Case(
         "_batch_norm_no_update",
         "nchw c c c c",
         lambda x, w, b, m, v: torch.ops.aten._batch_norm_no_update(x, w, b, m, v, 0.1, 1e-5)[0],

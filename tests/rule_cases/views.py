@@ -28,6 +28,11 @@ CASES = (
     Case("view_as_complex", "nc2", torch.view_as_complex),
     Case("view_as_real", "nc2", lambda x: torch.view_as_real(torch.view_as_complex(x))),
     Case("as_strided_", "ncHW", lambda x: F.adaptive_avg_pool2d(x.contiguous(memory_format=torch.channels_last), 1)),
+    Case(
+        "as_strided",
+        "nchw",
+        lambda x: torch.ops.aten.as_strided.default(x.sum((2, 3), keepdim=True), [4, 8, 1, 1], [8, 1, 8, 8]),
+    ),
     Case("native_channel_shuffle", "nchw", lambda x: F.native_channel_shuffle(x, 2)),
     Case("pixel_shuffle", "ncHW", lambda x: F.pixel_shuffle(x, 2)),
     Case("pixel_unshuffle", "ncHW", lambda x: F.pixel_unshuffle(x, 2)),

@@ -25,16 +25,16 @@ PLACES = frozenset(
 )  # fmt: skip
 SIZES = frozenset(
     {
-        aten.channel_shuffle, aten.convolution, aten.empty, aten.expand, aten.full, aten.native_channel_shuffle,
-        aten.native_group_norm, aten.native_layer_norm, aten.new_empty, aten.new_full, aten.new_ones, aten.new_zeros,
-        aten.ones, aten.repeat, aten.view, aten.zeros, aten._unsafe_view,
+        aten.as_strided, aten.channel_shuffle, aten.convolution, aten.empty, aten.expand, aten.full,
+        aten.native_channel_shuffle, aten.native_group_norm, aten.native_layer_norm, aten.new_empty, aten.new_full,
+        aten.new_ones, aten.new_zeros, aten.ones, aten.repeat, aten.view, aten.zeros, aten._unsafe_view,
     }
 )  # fmt: skip
 
 _INT_LISTS = ("List[int]", "List[int]]", "List[SymInt]", "List[SymInt]]")
 _NO_SIZES = frozenset(
-    {"destination", "dilation", "dim", "dims", "dims_other", "dims_self", "kernel_size", "output_padding", "padding",
-     "path", "source", "stride"}
+    {"destination", "dilation", "dim", "dims", "dims_other", "dims_self", "kernel_size", "output_padding", "pad",
+     "padding", "path", "source", "stride"}
 )  # fmt: skip
 
 

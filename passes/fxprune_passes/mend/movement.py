@@ -43,7 +43,8 @@ def getitem(call: Call) -> Any:
     source = call.input
     if isinstance(parts := call.tensors.get(source), tuple):
         part = parts[call.old(call.node.args[1])]
-        part.meta.update(origin=call.node.name, mended=True)
+        if isinstance(part, fx.Node):
+            part.meta.update(origin=call.node.name, mended=True)
         return part
     if not isinstance(call.axes(source), tuple):
         return call.copy()

@@ -39,7 +39,7 @@ def _with(call: Call, position: int, names: tuple[str, ...], sizes: Any) -> fx.N
 
 
 @mend("view", "reshape", torch.reshape)
-@mend(aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.view_copy.default)
+@mend(aten.view.default, aten._unsafe_view.default, aten.reshape.default)
 def view(call: Call) -> fx.Node:
     """``x.view(n, 400)`` -> ``x.view(n, 200)``; -1 and sizes that come out right by themselves stay."""
     if isinstance(call.argument(1, "dtype"), torch.dtype):
@@ -48,7 +48,16 @@ def view(call: Call) -> fx.Node:
     return _with(call, 1, names, new_sizes(call, call.variadic(1, *names), call.axes()))
 
 
-@mend("expand", aten.expand.default, aten.expand_copy.default)
+@mend(aten.as_strided.default)
+def restride(call: Call) -> fx.Node:
+    """``aten.as_strided(x, (n, 64, 1, 1), (64, 1, 64, 64))``: how a pooled map marks its memory format."""
+    sizes = new_sizes(call, call.argument(1, "size"), call.axes())
+    old, new = call.axes()[1].size, call.kept.size(call.axes()[1])
+    strides = [new if call.old(one) == old else one for one in call.argument(2, "stride")]
+    return call.emit(call.node.op, call.node.target, (call.tensors[call.input], sizes, strides))
+
+
+@mend("expand", aten.expand.default)
 def expand(call: Call) -> fx.Node:
     """``x.expand(-1, 16, -1, -1)`` -> ``x.expand(-1, 8, -1, -1)``."""
     names = ("size", "sizes")
@@ -195,7 +204,8 @@ def native_group_norm(call: Call) -> fx.Node:
     x: Axes = call.axes(call.input)
     args = list(call.data(call.node.args))
     entry = call.argument(6, "group")
-    args[3:6] = call.shape(call.node.args[3:6])
+    args[3] = call.scaled(call.shape(call.node.args[3]), call.new(call.node.args[3]), x[0])
+    args[5] = call.shape(call.node.args[5])
     args[4] = call.kept.size(x[1])
     args[6] = _count(call, entry, call.kept.groups(x[1], call.old(entry)))
     return call.emit(call.node.op, call.node.target, args, call.data(call.node.kwargs))

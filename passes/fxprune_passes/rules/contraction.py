@@ -122,7 +122,7 @@ def _grouped(op: Op, channels: Term, weight: Axes, groups: int, *, transposed: b
     *optional("_scaled_dot_product_attention_math_for_mps"),
 )
 def attention(op: Op, query: Axes, key: Axes, value: Axes, *args: Any, **kwargs: Any) -> Result:
-    """(N, H, L, E), (N, H, S, E), (N, H, S, D) -> (N, H, L, D)."""
+    """(N, H, L, E), (N, H, S, E), (N, H, S, D) -> (N, H, L, D), and (N, H, L) where sums are given."""
     op.equal(query[0], key[0])
     op.equal(query[0], value[0])
     op.equal(key[1], value[1])
@@ -135,7 +135,8 @@ def attention(op: Op, query: Axes, key: Axes, value: Axes, *args: Any, **kwargs:
             like = (key[2], query[2], query[1], query[0])[number]
             if axis.size == like.size:
                 op.equal(axis, like)
-    return [(*query[:3], value[3])]
+    logarithms = [query[:3] for shape in op.shapes[1:2] if shape == tuple(axis.size for axis in query[:3])]
+    return [(*query[:3], value[3]), *logarithms]
 
 
 def _shared_heads(op: Op, heads: Term, count: int) -> Term:

@@ -121,13 +121,14 @@ def view_as_complex(op: Op, x: Axes) -> Result:
     return x[:-1]
 
 
-@rule(aten.as_strided_)
+@rule(aten.as_strided, aten.as_strided_)
 def restride(op: Op, x: Axes, size: Sequence[int], stride: Sequence[int], *args: Any) -> Result:
     """(N, C, 1, 1) -> the same: how pooling to one pixel marks its memory format; any other use freezes."""
     if (
         list(op.shape) != [axis.size for axis in x]
         or list(op.shape[2:]) != [1, 1]
         or list(stride[:2]) != [op.shape[1], 1]
+        or any(args)
     ):
         raise ValueError("strides that move data")
     return x
