@@ -37,10 +37,12 @@ def export(
         if node.op not in ("placeholder", "output", "get_attr") and "nn_module_stack" not in node.meta:
             node.meta["nn_module_stack"] = _stack(model, _home(node))
     try:
-        return torch.export.export(small, args, kwargs, dynamic_shapes=dynamic_shapes)
+        program = torch.export.export(small, args, kwargs, dynamic_shapes=dynamic_shapes)
     except Exception as error:
         first = f"torch.export.export does not take the compiled graph: {_first_line(error)}"
         raise UnsupportedError(explain(first, mend='compile(..., emit="graph") gives the graph module')) from error
+    program.graph_module.meta["fxprune"] = small.meta["fxprune"]
+    return program
 
 
 def dynamic_shapes_of(program: ExportedProgram) -> dict[str, Any] | None:
