@@ -41,7 +41,7 @@ def as_module(program: ExportedProgram) -> fx.GraphModule:
             graph.erase_node(node)
     result = fx.GraphModule(stateful, graph, _class_name(program))
     _adopt(result, stateful)
-    result.meta.update(model.graph_module.meta)
+    result.meta.update(program.graph_module.meta)
     for node in graph.nodes:
         node.meta["module"] = _module_path(node)
         node.meta["source"] = traced_line(node.meta.get("stack_trace") or "")
