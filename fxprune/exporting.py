@@ -42,7 +42,17 @@ def export(
         first = f"torch.export.export does not take the compiled graph: {_first_line(error)}"
         raise UnsupportedError(explain(first, mend='compile(..., emit="graph") gives the graph module')) from error
     program.graph_module.meta["fxprune"] = small.meta["fxprune"]
+    _root_every_stack(program, model)
     return program
+
+
+def _root_every_stack(program: ExportedProgram, model: nn.Module) -> None:
+    """Put the model itself around every node: torch.export (2.15) leaves it out where a leaf module is called."""
+    root = ("", _kind(model, ""))
+    for node in program.graph.nodes:
+        stack: _Stack = node.meta.get("nn_module_stack") or {}
+        if stack and all(path for path, _ in stack.values()):
+            node.meta["nn_module_stack"] = {"L__self__": root, **stack}
 
 
 def dynamic_shapes_of(program: ExportedProgram) -> dict[str, Any] | None:

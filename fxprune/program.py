@@ -41,6 +41,7 @@ def as_module(program: ExportedProgram) -> fx.GraphModule:
             graph.erase_node(node)
     result = fx.GraphModule(stateful, graph, _class_name(program))
     _adopt(result, stateful)
+    _add_unread(result, program)
     result.meta.update(program.graph_module.meta)
     for node in graph.nodes:
         node.meta["module"] = _module_path(node)
@@ -99,6 +100,21 @@ def _adopt(result: fx.GraphModule, stateful: nn.Module) -> None:
                 setattr(owner, name, value)
         for name, buffer in source._buffers.items():
             owner.register_buffer(name, buffer, persistent=name not in source._non_persistent_buffers_set)
+
+
+def _add_unread(result: fx.GraphModule, program: ExportedProgram) -> None:
+    """What the state dict holds and the graph does not take: a strict export leaves out what is never read."""
+    held = {
+        name for kind in (result.named_parameters, result.named_buffers) for name, _ in kind(remove_duplicate=False)
+    }
+    for name, tensor in program.state_dict.items():
+        if name not in held:
+            path, _, last = name.rpartition(".")
+            owner = _submodule(result, path)
+            if isinstance(tensor, nn.Parameter):
+                owner.register_parameter(last, tensor)
+            else:
+                owner.register_buffer(last, tensor)
 
 
 def _submodule(root: nn.Module, path: str) -> nn.Module:
