@@ -108,7 +108,9 @@ def _axes_that_may_empty(analysis: Analysis) -> list[Term]:
 
 
 def _may_empty(term: Term) -> bool:
-    """Whether an axis can lose all its positions though every group keeps a channel."""
+    """Whether an axis can lose all its positions though every group keeps a channel; one without any loses none."""
+    if term.size == 0:
+        return False
     if isinstance(term, Cat):
         return all(_may_empty(part) for part in term.parts)
     if isinstance(term, Prod):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -240,16 +241,23 @@ def fingerprint(model: nn.Module) -> tuple[Any, ...]:
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
     """Refuse a plan that was made for another model, before anything is analysed."""
-    tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tensors.update(model.named_buffers(remove_duplicate=False))
     for name, shape in shapes.items():
-        got = tuple(tensors[name].shape) if name in tensors else None
+        got = _shape_of(model, name)
         if got is not None and got != shape:
             first = f"plan was made for another model: {name!r} has shape {got}, expected {shape}."
             raise PlanError(explain(first, mend="make a plan for this model"))
         if got is None and "." in name:
             first = f"plan was made for another model: this one has no parameter or buffer {name!r}, shape {shape}."
             raise PlanError(explain(first, mend="make a plan for this model"))
+
+
+def _shape_of(model: nn.Module, name: str) -> tuple[int, ...] | None:
+    """The shape of a parameter, a buffer or another tensor that a module holds; None if there is none."""
+    try:
+        found = operator.attrgetter(name)(model)
+    except AttributeError:
+        return None
+    return tuple(found.shape) if isinstance(found, torch.Tensor) else None
 
 
 def _or_all(kept: tuple[int, ...] | None) -> Any:

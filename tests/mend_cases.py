@@ -112,7 +112,18 @@ SIZES = (
     Case("tile", "11 mo", lambda x, y: torch.tile(x, dims=(3, 6)) + y),
     Case("repeat_interleave", "nc", lambda x: torch.repeat_interleave(x, 3, 1)),
     Case("repeat_interleave: method", "n1 no", lambda x, y: x.repeat_interleave(repeats=6, dim=1) + y),
+    Case(
+        "_grouped_mm",
+        "Sc Kco",
+        lambda x, w, offsets: torch._grouped_mm(x.round(), w.round(), offs=offsets),  # whole numbers: no rounding
+        {"S": 12, "c": 8, "o": 12},
+        (torch.tensor([3, 3, 12], dtype=torch.int32),),
+        dtype=torch.float32,
+        code="pad(round_2, (0, 2, 0, 0))",
+    ),
     Case("repeat_interleave: of everything", "nc", lambda x: x.repeat_interleave(3)),
+    Case("repeat_interleave: the size written out", "nc", lambda x: x.repeat_interleave(2, 1, output_size=16)),
+    Case("repeat_interleave: a size read", "nc", lambda x: x.repeat_interleave(2, -1, output_size=2 * x.shape[1])),
     Case("pad", "ncl nel", lambda x, y: F.pad(x, (0, 0, 4, 2)) + y, {"c": 4}, code="(p0, (0, 0, 2, 1)"),
     Case("pad: cut", "nc", lambda x: F.pad(x, [-2, -1], mode="constant")),
     Case("pad: reflected", "ncL", lambda x: F.pad(x, (1, 1), "reflect")),

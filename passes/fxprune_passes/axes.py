@@ -100,10 +100,12 @@ def cat(parts: Sequence[Term]) -> Term:
 
 
 def prod(factors: Sequence[Term]) -> Term:
-    """Product in normal form: flat, without units that stay."""
+    """Product in normal form: flat, without units that stay; an empty one is the empty concatenation."""
     flat: list[Term] = []
     for factor in map(resolve, factors):
         flat.extend(factor.factors if isinstance(factor, Prod) else (factor,))
+    if any(factor.size == 0 for factor in flat):
+        return cat(())
     units = [factor for factor in flat if factor.size == 1 and freezing(factor)]
     flat = [factor for factor in flat if factor not in units] or units[:1]
     return flat[0] if len(flat) == 1 else Prod(tuple(flat), math.prod(factor.size for factor in flat))
@@ -112,6 +114,8 @@ def prod(factors: Sequence[Term]) -> Term:
 def take(base: Term, index: Sequence[int]) -> Term:
     """Picked positions in normal form: of what is picked at all, never a Take of a Take, never the identity."""
     base, index = resolve(base), tuple(index)
+    if not index:
+        return cat(())
     if isinstance(base, Take):
         inner = base.index
         base, index = base.base, tuple(inner[i] for i in index)

@@ -67,7 +67,7 @@ class Equations:
         """
         stated = (a, b)
         a, b = resolve(a), resolve(b)
-        if a is b:
+        if a is b or a.size == b.size == 0:
             return
         if a.size != b.size:
             raise ValueError(f"axes of {a.size} and {b.size} channels cannot be equal")

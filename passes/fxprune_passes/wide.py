@@ -22,6 +22,7 @@ _DTYPES = {
 _CASTS = {"half": "double", "bfloat16": "double", "float": "double", "cfloat": "cdouble"}
 _RMS_NORMS = (F.rms_norm, torch.rms_norm, torch.ops.aten.rms_norm.default, torch.ops.aten._fused_rms_norm.default)
 _RMS_NORM_EPS = 3  # its position among the arguments
+_GROUPED = [getattr(torch, name) for name in ("_grouped_mm",) if hasattr(torch, name)]
 Watch = Callable[[fx.Node, Any], None]
 
 
@@ -147,9 +148,23 @@ class Wide(fx.Interpreter):
         """The input of that name, or its default."""
         return self.inputs[target] if target in self.inputs else args[0]
 
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call a function; a grouped matrix product, which has no kernel for float64, is taken group by group."""
+        return super().call_function(_grouped_mm if target in _GROUPED else target, args, kwargs)
+
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Call a method; casts to a narrower float go to float64."""
         return super().call_method(_CASTS.get(target, target), args, kwargs)
+
+
+def _grouped_mm(mat_a: torch.Tensor, mat_b: torch.Tensor, *, offs: torch.Tensor, **options: Any) -> torch.Tensor:
+    """(M, K), (G, K, N), (G,) -> (M, N); rows behind the last offset belong to no matrix, and are zero."""
+    result = mat_a.new_zeros(mat_a.shape[0], mat_b.shape[2])
+    start = 0
+    for matrix, stop in zip(mat_b, offs.tolist(), strict=True):
+        result[start:stop] = mat_a[start:stop] @ matrix
+        start = stop
+    return result
 
 
 @contextmanager

@@ -4,6 +4,14 @@ import torch
 import torch.nn.functional as F
 from one_op import Case
 
+# Whole numbers, which float32 adds and multiplies exactly: there is no kernel for float64.
+_ROWS_OF = torch.tensor([3, 3, 12], dtype=torch.int32)
+
+
+def _grouped(x: torch.Tensor, w: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    return torch._grouped_mm((4 * x).round(), (4 * w).round(), offs=offsets)
+
+
 _SQUARE = {"d": 10}  # keys and values of one width
 attend = F.scaled_dot_product_attention
 
@@ -27,6 +35,15 @@ CASES = (
     Case("einsum", "nhld nhsd", lambda q, k: torch.einsum("nhld,nhsd->nhls", q, k)),
     Case("einsum of three", "bi oij bj", lambda a, w, b: torch.einsum("bi,oij,bj->bo", a, w, b)),
     Case("matmul broadcast over a batch", "bmk kn", torch.matmul),
+    Case("_grouped_mm", "Sc Kco", _grouped, {"S": 12, "c": 8, "o": 8}, (_ROWS_OF,), dtype=torch.float32),
+    Case(
+        "_grouped_mm: matrices read transposed",
+        "Sc Koc",
+        lambda x, w, offsets: _grouped(x, w.transpose(1, 2), offsets),
+        {"S": 12, "c": 8, "o": 12},
+        (_ROWS_OF,),
+        dtype=torch.float32,
+    ),
     Case("_trilinear", "ni oij nj o", lambda a, w, b, bias: F.bilinear(a, b, w, bias)),
     Case("convolution 1d", "niL oiK o", lambda x, w, b: F.conv1d(x, w, b, stride=2, padding=1)),
     Case("convolution 2d", "niHW oiKK o", lambda x, w, b: F.conv2d(x, w, b, padding=1)),

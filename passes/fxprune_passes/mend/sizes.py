@@ -147,9 +147,9 @@ def repeat_interleave(call: Call) -> fx.Node:
         return call.copy()
     old = call.kept.size(x[dim]) if dim is not None else math.prod(call.kept.shape(x))
     new = call.kept.size(call.axes()[dim if dim is not None else 0])
-    result = _replace(call, 1, "repeats", _count(call, call.argument(1, "repeats"), new // old))
-    result.kwargs = {key: value for key, value in result.kwargs.items() if key != "output_size"}
-    return result
+    total = call.node.kwargs.get("output_size")
+    named = {} if total is None else {"output_size": _count(call, total, new)}
+    return _replace(call, 1, "repeats", _count(call, call.argument(1, "repeats"), new // old), **named)
 
 
 @mend(F.pad, torch.constant_pad_nd, aten.constant_pad_nd.default, aten.pad.default)
@@ -247,9 +247,9 @@ def _count(call: Call, entry: Any, wanted: int) -> Any:
     return call.shape(entry) if value == wanted else rescale(call, call.shape(entry), wanted, value)
 
 
-def _replace(call: Call, position: int, name: str, value: Any) -> fx.Node:
-    """Write the node with one argument replaced."""
-    args, kwargs = list(call.data(call.node.args)), call.data(call.node.kwargs)
+def _replace(call: Call, position: int, name: str, value: Any, **named: Any) -> fx.Node:
+    """Write the node with one argument replaced, and perhaps some that are given by name alone."""
+    args, kwargs = list(call.data(call.node.args)), {**call.data(call.node.kwargs), **named}
     if position < len(args):
         args[position] = value
     else:

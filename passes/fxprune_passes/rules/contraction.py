@@ -144,6 +144,16 @@ def _shared_heads(op: Op, heads: Term, count: int) -> Term:
     return heads if heads.size == count else prod((heads, op.fixed(count // heads.size, "queries of one key head")))
 
 
+@rule(*optional("_grouped_mm"))
+def grouped_mm(op: Op, x: Axes, w: Axes, offsets: Axes | None = None, bias: Axes | None = None, *args: Any) -> Axes:
+    """(M, K), (G, K, N), (G,) -> (M, N): the rows up to each offset go to one matrix (experts)."""
+    if (len(x), len(w)) != (2, 3) or offsets is None or bias is not None:
+        raise ValueError("a grouped product of other shapes")
+    op.contract(x, 1, w, 1)
+    op.freeze((x[0], w[0], *offsets), "rows go to matrices by place")
+    return (x[0], w[2])
+
+
 @rule(aten._trilinear)
 def trilinear(
     op: Op, a: Axes, b: Axes, c: Axes, expand_a: list[int], expand_b: list[int], expand_c: list[int], sumdim: list[int],
