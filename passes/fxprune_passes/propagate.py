@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fxprune_passes.axes import Axes, Term, Where
+from fxprune_passes.axes import Axes, Term, Where, leaves
 from fxprune_passes.equations import Equations
 from fxprune_passes.errors import CaptureError
 from fxprune_passes.mend import knows_statistics, opaque, spoken_of, unmended
@@ -82,6 +82,7 @@ def propagate(
         interpreter.run_graph(inputs)
     if freeze_outputs:
         _freeze_outputs(result)
+    _freeze_tables(result, values)
     return result
 
 
@@ -105,6 +106,26 @@ def _freeze_outputs(result: Propagation) -> None:
     for axes in flat_axes(result.axes[output]):
         for axis in axes:
             result.equations.freeze(axis, "model output")
+
+
+def _freeze_tables(result: Propagation, values: Mapping[str, torch.Tensor]) -> None:
+    """Keep the axes that only integer tensors have, such as the positions behind a sequence: no weight is there."""
+    integers = {name for name in result.parameters if name in values and not _is_weight(values[name])}
+    weighty = {
+        leaf
+        for name in result.parameters.keys() - integers
+        for axis in result.parameters[name]
+        for leaf in leaves(axis)
+    }
+    for name in sorted(integers):
+        result.equations.where = Where(name, name)
+        for leaf in (leaf for axis in result.parameters[name] for leaf in leaves(axis)):
+            if leaf not in weighty:
+                result.equations.freeze(leaf, "no weights, a table of numbers")
+
+
+def _is_weight(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def flat_axes(tree: Any) -> Iterator[Axes]:

@@ -128,7 +128,7 @@ _ENCODERS: dict[str, Options] = {
     "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
     "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 8},
     "mpnet": {},
-    "nystromformer": {"num_landmarks": 4, "segment_means_seq_len": 16},
+    "nystromformer": {"num_landmarks": 16, "segment_means_seq_len": 16},
     "rembert": {"input_embedding_size": 24, "output_embedding_size": 24},
     "roberta": {},
     "roberta-prelayernorm": {},
@@ -210,10 +210,6 @@ _ENCODER_DECODERS: dict[str, Options] = {
     "mt5": _T5,
     "pegasus": _SEQ2SEQ,
     "plbart": _SEQ2SEQ,
-    "prophetnet": {
-        **_TEXT, "num_encoder_layers": 2, "num_decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
-        "num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4, "decoder_start_token_id": 1,
-    },
     "switch_transformers": {**_T5, "num_experts": 4, "expert_capacity": 8},
     "t5": _T5,
     "umt5": _T5,
@@ -223,7 +219,7 @@ _VISION: dict[str, Options] = {
     "bit": {**_STAGES, "layer_type": "preactivation", "num_groups": 4},
     "convnext": {"hidden_sizes": [16, 32], "depths": [2, 2], "num_stages": 2},
     "convnextv2": {"hidden_sizes": [16, 32], "depths": [2, 2], "num_stages": 2},
-    "cvt": {"image_size": 64, "embed_dim": [16, 32, 32], "num_heads": [1, 2, 4], "depth": [1, 1, 2]},
+    "cvt": {"image_size": 64, "embed_dim": [16, 32, 32], "num_heads": [1, 2, 4], "depth": [1, 2, 3]},
     "data2vec-vision": _IMAGE,
     "deit": _IMAGE,
     "dinov2": _IMAGE,
@@ -261,11 +257,6 @@ _VIDEO: dict[str, Options] = {
     "vivit": {**_IMAGE, "num_frames": 4, "tubelet_size": [2, 8, 8]},
 }
 _TWO_TOWERS: dict[str, Options] = {
-    "align": {
-        "text_config": _TEXT,
-        "vision_config": {"image_size": 32, "width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320},
-        "projection_dim": 32,
-    },
     "altclip": {**_TOWERS, "projection_dim": 24},
     "chinese_clip": {**_TOWERS, "projection_dim": 24},
     "clip": {**_TOWERS, "projection_dim": 24},
@@ -305,7 +296,6 @@ _STATE_SPACE: dict[str, Options] = {
     "recurrent_gemma": {**_DECODER, "num_key_value_heads": 1, "head_dim": 8, "attention_window_size": 4,
                         "block_types": ["recurrent", "attention"]},
     "rwkv": {**_STATE, "attention_hidden_size": 32, "context_length": 40},
-    "zamba2": {**_DECODER, "mamba_d_state": 8, "n_mamba_heads": 4, "mamba_headdim": 16, "chunk_size": 4},
 }  # fmt: skip
 
 
@@ -337,7 +327,7 @@ def _build(name: str, kind: str, options: Options) -> tuple[nn.Module, Any]:
     torch.manual_seed(0)
     auto, inputs, _, _ = _KINDS[kind]
     config = transformers.CONFIG_MAPPING[name](**options)
-    model = auto.from_config(config)
+    model = _CLASSES[name](config) if name in _CLASSES else auto.from_config(config)
     _fold_parametrizations(model)
     randomize(model)
     if output := _OUTPUTS.get(kind):
@@ -415,5 +405,7 @@ _KINDS: dict[str, tuple[Any, Any, Options, dict[str, Options]]] = {
     "speech to text": (transformers.AutoModelForSpeechSeq2Seq, _speech, {}, _SPEECH),
     "state space": (transformers.AutoModelForCausalLM, _only_tokens, {}, _STATE_SPACE),
 }
+# Of architectures that have several classes of a kind.
+_CLASSES = {"deit": transformers.DeiTForImageClassification, "levit": transformers.LevitForImageClassification}
 # What to ask for where a call returns more than its logits.
 _OUTPUTS = {"encoder-decoder": "logits", "speech to text": "logits", "two towers": "logits_per_image"}

@@ -22,6 +22,8 @@ def grouped_mm(call: Call) -> fx.Node:
     x, w = (call.tensors[name] for name in names)
     rows: Axes = call.axes(names[0])
     matrices: Axes = call.axes(names[1])
+    target = call.node.target
+    assert callable(target)
     unit = _ROW_BYTES // call.source.values[names[0]].element_size()
     inner, outer = call.kept.size(rows[1]), call.kept.size(matrices[2])
     more_inner, more_outer = -inner % unit, -outer % unit
@@ -32,6 +34,6 @@ def grouped_mm(call: Call) -> fx.Node:
     rest, named = call.data(call.node.args[2:]), call.data(call.node.kwargs)
     named = {key: one for key, one in named.items() if key not in ("mat_a", "mat_b")}
     if not more_outer:
-        return call.emit("call_function", call.node.target, (x, w, *rest), named)
-    product = call.function(call.node.target, x, w, *rest, **named)
+        return call.emit("call_function", target, (x, w, *rest), named)
+    product = call.function(target, x, w, *rest, **named)
     return call.emit("call_function", operator.getitem, (product, (slice(None), slice(None, outer))))
