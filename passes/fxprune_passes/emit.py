@@ -146,6 +146,7 @@ class Emitter:
         homes = {name.rpartition(".")[0] for name in reads & set(self.parameters)}
         reads |= {name for name in unread if name.rpartition(".")[0] in homes}
         leaves = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+        reads |= self._other_names(reads, leaves)
         result = fx.GraphModule(nn.Module(), fx.Graph(), class_name)
         for path in self._paths(reads, leaves):
             parent, _, name = path.rpartition(".")
@@ -161,6 +162,17 @@ class Emitter:
         result.training = self.model.training
         result.graph = graph
         return result
+
+    def _other_names(self, reads: set[str], leaves: set[str]) -> set[str]:
+        """Further names of tied tensors, outside the modules that are called, so that a state dict has them all."""
+        used = {id(self.find(name)) for name in reads}
+        for path in leaves:
+            original = self.model.get_submodule(self._modules[path][0])
+            used.update(id(tensor) for tensor in (*original.parameters(), *original.buffers()))
+        kinds = (self.model.named_parameters(remove_duplicate=False), self.model.named_buffers(remove_duplicate=False))
+        named = {name: tensor for kind in kinds for name, tensor in kind if name not in reads}
+        inside = tuple(f"{path}." for path in leaves)
+        return {name for name, tensor in named.items() if id(tensor) in used and not name.startswith(inside)}
 
     def _paths(self, reads: set[str], leaves: set[str]) -> list[str]:
         """Every module path that is needed, parents first, in the model's order."""
