@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
 from fxprune.frames import call_model, current_line
+from fxprune.memoized import caches_bypassed
 from fxprune.modes import ModalCall, Running, in_mode, is_training, modal_call, training_reads_seen
 from fxprune.patches import attributes_kept, functions_seen, module_calls_seen
 from fxprune.sizes import Recipe, RecordedInt, RecordedSize, map_values, plain
@@ -72,6 +73,7 @@ class Recorder(TorchFunctionMode):
         args, kwargs = self._inputs(inspect.signature(model.forward), args, kwargs)
         with torch.enable_grad():  # nothing here has gradients, but the model's own torch.no_grad() is seen
             with (
+                caches_bypassed(model),
                 module_calls_seen(self._call_module),
                 functions_seen(self._call_autograd),
                 training_reads_seen(self._read_mode),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -442,3 +443,43 @@ def test_arithmetic_on_sizes_follows_python() -> None:
     graph_module = recorded(model, (torch.randn(2, 6),))
     assert graph_module(torch.randn(2, 6)) == sizes(torch.randn(2, 6))
     assert graph_module(torch.randn(4, 6))[:15] == sizes(torch.randn(4, 6))[:15]
+
+
+@functools.lru_cache
+def table(length: int) -> Tensor:
+    return torch.linspace(0.0, 1.0, length)
+
+
+class Cached(nn.Module):
+    """Reads tensors from caches of Python: of a function, of a static method, and inside a decorator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    @staticmethod
+    @functools.cache
+    def shifts(length: int) -> Tensor:
+        return torch.arange(length).flip(0)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 (what models do)
+    def scale(self) -> Tensor:
+        return torch.full((4,), 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x) * table(len(x[0])) * self.scale()
+        return y[:, self.shifts(int(x.shape[1]))]
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_what_python_caches_is_computed_in_the_graph(used_before: bool) -> None:
+    for cache in (table, Cached.shifts, Cached.scale):
+        cache.cache_clear()
+    model, x = in_double(Cached()), torch.randn(3, 4, dtype=torch.float64)
+    if used_before:
+        model(x)
+    graph_module = recorded(model, (x,))
+    assert_replays(model, graph_module, (x,))
+    assert {torch.linspace, torch.arange, torch.full} <= set(targets(graph_module, "call_function"))
+    assert type(table(4)) is type(Cached.shifts(4)) is Tensor  # no fake one was left in a cache
+    assert table.cache_info().currsize == Cached.shifts.cache_info().currsize == 1
