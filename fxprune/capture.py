@@ -22,6 +22,7 @@ from fxprune.frames import call_model, current_line
 from fxprune.inputs import ExampleInputs, as_call, bind
 from fxprune.modes import training_reads_seen
 from fxprune.patches import attributes_kept, functions_seen
+from fxprune.picks import read_sizes_at_source
 from fxprune.record import default_leaf, record
 from fxprune.spelling import places_name
 from fxprune_passes.errors import CaptureError, explain
@@ -83,6 +84,7 @@ def capture(model: nn.Module, example_inputs: ExampleInputs, *, emit: str = "gra
     places = _mask_places(model, copy, fake_mode)
     with _autocast_refused():
         graph_module, tracer = _trace(copy, model, args, kwargs, bound, fake_mode)
+    read_sizes_at_source(graph_module.graph)
     _index_by_places(graph_module, copy, places)
     constants = _constants(graph_module, model, places)
     return Capture(graph_module, _inputs(graph_module, bound), fake_mode, constants, tracer)

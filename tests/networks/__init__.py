@@ -16,6 +16,7 @@ from . import (
     grouped,
     indexing,
     inplace,
+    language,
     norms,
     outputs,
     positions,
@@ -35,7 +36,8 @@ __all__ = ["NETWORKS", "Inputs", "Network", "output_dim", "randomize", "rebatche
 
 FAMILIES = (
     chains, residuals, concatenation, slicing, indexing, reshaping, grouped, shuffles, norms, reductions, gates,
-    attention, fused, positions, transformers, sequences, sharing, raw, outputs, inplace, architectures, dynamic,
+    attention, fused, positions, transformers, language, sequences, sharing, raw, outputs, inplace,
+    architectures, dynamic,
 )  # fmt: skip
 NETWORKS: tuple[Network, ...] = tuple(network for module in FAMILIES for network in module.family.networks)
 
