@@ -143,12 +143,22 @@ _ENCODERS: dict[str, Options] = {
 _DECODERS: dict[str, Options] = {
     "apertus": {},
     "arcee": {},
+    "bamba": {
+        "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_chunk_size": 4,
+        "attn_layer_indices": [1],
+    },
+    "biogpt": {},
     "bitnet": {},
     "bloom": {"n_layer": 2, "n_head": 4},
     "codegen": {**_GPT, "rotary_dim": 4},
     "cohere": {},
     "cohere2": {"sliding_window": 4},
     "ctrl": {**_GPT, "dff": 48},
+    "deepseek_v2": {
+        "kv_lora_rank": 8, "q_lora_rank": 12, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8,
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "topk_method": "greedy", "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1, "num_key_value_heads": 4,
+    },
     "deepseek_v3": {
         "kv_lora_rank": 8, "q_lora_rank": 12, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8,
         "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 16,
@@ -158,6 +168,10 @@ _DECODERS: dict[str, Options] = {
     "ernie4_5": {},
     "exaone4": {"sliding_window": 4, "sliding_window_pattern": 2},
     "falcon": {"num_kv_heads": 2, "new_decoder_architecture": True},
+    "falcon_h1": {
+        "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8,
+        "mamba_chunk_size": 4,
+    },
     "gemma": {"head_dim": 8},
     "gemma2": {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8},
     "gemma3_text": {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8},
@@ -167,12 +181,25 @@ _DECODERS: dict[str, Options] = {
     "gpt_bigcode": _GPT,
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4, "window_size": 4},
     "gpt_neox": {},
+    "gpt_neox_japanese": {},
+    "gpt_oss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4},
     "gptj": {**_GPT, "rotary_dim": 4},
     "granite": {},
     "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "helium": {"head_dim": 8},
     "jais2": {},
+    "jamba": {
+        "num_experts": 2, "num_experts_per_tok": 1, "attn_layer_period": 2, "attn_layer_offset": 1,
+        "expert_layer_period": 2, "expert_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4,
+        "use_mamba_kernels": False,
+    },
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
     "llama": {},
+    "llama4_text": {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1, "intermediate_size_mlp": 48},
+    "minicpm3": {
+        "kv_lora_rank": 8, "q_lora_rank": 12, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8,
+        "num_key_value_heads": 4,
+    },
     "mistral": {"sliding_window": 4},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 40},
@@ -187,12 +214,18 @@ _DECODERS: dict[str, Options] = {
     "persimmon": {},
     "phi": {},
     "phi3": {},
+    "phimoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen2": {},
     "qwen2_moe": {
         "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,
     },
     "qwen3": {"head_dim": 8},
     "qwen3_moe": {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "qwen3_next": {
+        "head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16, "layer_types": ["linear_attention", "full_attention"],
+    },
     "seed_oss": {"head_dim": 8},
     "smollm3": {},
     "stablelm": {},
@@ -201,14 +234,21 @@ _DECODERS: dict[str, Options] = {
 }  # fmt: skip
 _ENCODER_DECODERS: dict[str, Options] = {
     "bart": _SEQ2SEQ,
+    "bigbird_pegasus": {**_SEQ2SEQ, "attention_type": "original_full"},
     "blenderbot": _SEQ2SEQ,
     "blenderbot-small": _SEQ2SEQ,
+    "led": {
+        **_SEQ2SEQ, "attention_window": 4, "max_encoder_position_embeddings": 40, "max_decoder_position_embeddings": 40,
+    },
     "longt5": {**_T5, "local_radius": 4},
     "m2m_100": _SEQ2SEQ,
     "marian": _SEQ2SEQ,
     "mbart": _SEQ2SEQ,
     "mt5": _T5,
+    "mvp": _SEQ2SEQ,
+    "nllb-moe": {**_SEQ2SEQ, "num_experts": 2, "expert_capacity": 8},
     "pegasus": _SEQ2SEQ,
+    "pegasus_x": {**_SEQ2SEQ, "block_size": 4, "num_global_tokens": 4},
     "plbart": _SEQ2SEQ,
     "switch_transformers": {**_T5, "num_experts": 4, "expert_capacity": 8},
     "t5": _T5,
@@ -268,6 +308,21 @@ _SEGMENTERS: dict[str, Options] = {
     "mobilevit": _VISION["mobilevit"],
     "segformer": _VISION["segformer"],
 }
+_DEPTH: dict[str, Options] = {
+    "dpt": {**_IMAGE, "num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3], "is_hybrid": False,
+            "neck_hidden_sizes": [16, 16, 32, 32], "fusion_hidden_size": 16},
+    "glpn": {"hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 4],
+             "decoder_hidden_size": 16},
+}  # fmt: skip
+_DETECTION: dict[str, Options] = {
+    "detr": {
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_queries": 6,
+        "use_timm_backbone": False, "use_pretrained_backbone": False,
+        "backbone_config": {"model_type": "resnet", **_STAGES, "out_features": ["stage2"]},
+    },
+    "yolos": {**_IMAGE, "image_size": [32, 32], "num_detection_tokens": 5},
+}  # fmt: skip
 _AUDIO: dict[str, Options] = {
     "audio-spectrogram-transformer": {**_IMAGE, "max_length": 40, "num_mel_bins": 16, "frequency_stride": 4},
     "data2vec-audio": {**_SOUND, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5},
@@ -400,6 +455,8 @@ _KINDS: dict[str, tuple[Any, Any, Options, dict[str, Options]]] = {
     "vision": (transformers.AutoModelForImageClassification, _pixels, {}, _VISION),
     "video": (transformers.AutoModelForVideoClassification, _pixels, {}, _VIDEO),
     "segmentation": (transformers.AutoModelForSemanticSegmentation, _pixels, {}, _SEGMENTERS),
+    "depth": (transformers.AutoModelForDepthEstimation, _pixels, {}, _DEPTH),
+    "detection": (transformers.AutoModelForObjectDetection, _pixels, {}, _DETECTION),
     "two towers": (transformers.AutoModelForZeroShotImageClassification, _text_and_pixels, {}, _TWO_TOWERS),
     "audio": (transformers.AutoModelForAudioClassification, _waves, {}, _AUDIO),
     "speech to text": (transformers.AutoModelForSpeechSeq2Seq, _speech, {}, _SPEECH),
