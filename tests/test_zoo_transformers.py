@@ -157,6 +157,16 @@ def test_a_compiled_model_takes_other_batches() -> None:
     assert small(torch.ones(5, 16, dtype=torch.int64), torch.ones(5, 16, dtype=torch.int64))["logits"].shape[0] == 5
 
 
+def test_what_the_graph_was_fixed_to_is_told_with_the_line_that_asked() -> None:
+    model, inputs = built("llama")
+    plan = fxprune.plan(model, inputs, channels=0.5)
+    small = fxprune.compile(model, plan)
+    lines = {line.rpartition(":")[0] for line, _, _ in small.meta["baked"]}
+    assert lines == {"transformers/masking_utils.py", "transformers/integrations/sdpa_attention.py"}
+    notes = fxprune.verify(model, plan, small, inputs=inputs, weights=()).notes
+    assert any("fixed to the example inputs at transformers/masking_utils.py:" in note for note in notes)
+
+
 def test_what_depends_on_values_is_refused_with_the_line_that_asks() -> None:
     model, inputs = built("flaubert")
     with pytest.raises(fxprune.CaptureError, match=r"modeling_flaubert\.py:\d+ needs the values of a tensor"):

@@ -350,7 +350,7 @@ _STATE_SPACE: dict[str, Options] = {
     "mamba2": {**_STATE, "head_dim": 8, "num_heads": 8, "n_groups": 2, "chunk_size": 4},
     "recurrent_gemma": {**_DECODER, "num_key_value_heads": 1, "head_dim": 8, "attention_window_size": 4,
                         "block_types": ["recurrent", "attention"]},
-    "rwkv": {**_STATE, "attention_hidden_size": 32, "context_length": 40},
+    "rwkv": {**_STATE, "attention_hidden_size": 32, "context_length": 40, "rescale_every": 0},
 }  # fmt: skip
 
 
