@@ -13,6 +13,7 @@ from fxprune.frames import failing_line
 from fxprune.numbers import numbers_left, numbers_recorded
 from fxprune.patches import attributes_kept, conversions_seen
 from fxprune.recorder import LOOKS, Failed, Recorder, tensors_in
+from fxprune.writer import ConversionMet
 from fxprune_passes.errors import CaptureError
 from fxprune_passes.propagate import quiet_run
 from fxprune_passes.refusals import VALUE_READS, does_not_run, needs_values
@@ -82,7 +83,7 @@ def record(
     attributes = numbers_recorded if keeps_code else numbers_left
     spaces: dict[int, dict[str, Any]] = {}
     while True:
-        recorder = Recorder(model, is_leaf, keeps_code=keeps_code)
+        recorder = Recorder(model, is_leaf, spaces, keeps_code=keeps_code)
         try:
             with (
                 quiet_run(fake_mode),
@@ -92,6 +93,8 @@ def record(
             ):
                 recorder.run(model, args, kwargs)
                 cached = {place: recorder.node_of(place.read(model)) for place in forgotten}
+        except ConversionMet:
+            pass
         except CaptureError:
             raise
         except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,10 +53,15 @@ class Recorder(TorchFunctionMode):
     """Sees every torch function and every module that is called, runs it, and has a node written for it."""
 
     def __init__(
-        self, model: nn.Module, is_leaf: Callable[[nn.Module, str], bool], *, keeps_code: bool = False
+        self,
+        model: nn.Module,
+        is_leaf: Callable[[nn.Module, str], bool],
+        seen: Container[int] = (),
+        *,
+        keeps_code: bool = False,
     ) -> None:
         super().__init__()
-        self.writer = GraphWriter(model, keeps_code=keeps_code)
+        self.writer = GraphWriter(model, seen, keeps_code=keeps_code)
         self.is_leaf = is_leaf
         self._places = _places_of(model)
         self._paths = {id(module): path for path, module in model.named_modules()}

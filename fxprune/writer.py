@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import operator
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -22,6 +22,10 @@ _LITERALS = (bool, int, float, complex, str, torch.dtype, torch.device, torch.la
 _PYTHON_DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64}
 
 
+class ConversionMet(BaseException):
+    """A recording must begin anew, with conversions in one more module seen; no model is to catch this."""
+
+
 class GraphWriter:
     """A graph in the making.
 
@@ -35,7 +39,8 @@ class GraphWriter:
         strangers: Tensors of unknown origin that the graph reads as constants (where the code stays), by name.
     """
 
-    def __init__(self, model: nn.Module, *, keeps_code: bool = False) -> None:
+    def __init__(self, model: nn.Module, seen: Container[int] = (), *, keeps_code: bool = False) -> None:
+        self.seen = seen
         self.graph = fx.Graph()
         self.keeps_code = keeps_code
         self.decisions: dict[fx.Node, Any] = {}
@@ -89,12 +94,18 @@ class GraphWriter:
         return self._computed[key]
 
     def bake(self, what: str, value: float, recipe: Recipe) -> None:
-        """Note a recorded number that becomes a literal."""
+        """Note a recorded number that becomes a literal.
+
+        Raises:
+            ConversionMet: It does so in a module in which that could be seen.
+        """
         self.baked[current_line(), what, value] = None
         if self.keeps_code and what != "comparison":
             self.decisions[recipe.node] = value
         if what in ("int()", "len()") and (space := current_globals()) is not None:
             self.converted[id(space)] = space
+            if id(space) not in self.seen:
+                raise ConversionMet
 
     def decide(self, target: Callable[..., Any], args: tuple[Any, ...], outcome: bool) -> None:
         """Note a comparison that Python went on with, where the model's code will run again."""

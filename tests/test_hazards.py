@@ -219,3 +219,33 @@ def test_what_does_not_follow_the_mode_is_noted_with_its_line() -> None:
     [(line, what, value)] = groups.graph_module.meta["baked"]
     assert (what, value) == ("training", False)
     assert re.fullmatch(r"tests/test_hazards\.py:\d+|test_hazards\.py:\d+", line)
+
+
+def test_modules_that_no_node_calls_are_dropped_and_named() -> None:
+    class WithAuxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.auxiliary, self.head = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.body(x).relu()
+            return (self.head(x), self.auxiliary(x)) if self.training else self.head(x)
+
+    model = built(WithAuxiliary())
+    small = fxprune.compile(model, random_plan(model, TOKENS, fraction=0.5))
+    assert small.meta["fxprune"]["dropped"] == ["auxiliary.weight", "auxiliary.bias"]
+    model.train()
+    plan = random_plan(model, TOKENS, fraction=0.5)
+    both = fxprune.compile(model, plan)
+    assert both.meta["fxprune"]["dropped"] == []
+    assert_exact(model, plan, both, TOKENS)
+
+
+def test_conversions_that_change_nothing_leave_no_node() -> None:
+    def convert(kept: Any, x: Tensor) -> Tensor:
+        x = x.to("cpu").float().type_as(x).to(x.dtype)
+        return x if x.shape[1] > 1 else x.neg()  # a question that symbolic tracing cannot answer
+
+    captured = capture(built(Keeping(convert, None)), TOKENS)
+    assert captured.tracer == "recording"
+    assert {node.target for node in captured.graph_module.graph.nodes if node.op == "call_method"} == set()
