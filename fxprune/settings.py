@@ -81,7 +81,7 @@ def _by_shape(owner: nn.Module, small: nn.Module, settings: Any, found: dict[str
     old, now = _shapes(owner), _shapes(small)
     if old == now or _shapes_built(type(owner), settings, {}) != old:
         return True, found
-    built = _shapes_built(type(owner), settings, found)
+    built: Shapes | None = _shapes_built(type(owner), settings, found)
     while built is not None and built != now:
         tried = [
             one for name in _numbers(settings) if name not in found for one in _tries(owner, settings, found, name, now)
