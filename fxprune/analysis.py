@@ -9,7 +9,7 @@ from torch.export import ExportedProgram
 
 from fxprune.capture import Capture, capture
 from fxprune.inputs import ExampleInputs
-from fxprune.notes import notes_of
+from fxprune.notes import inferred_notes, notes_of
 from fxprune.program import Model, inputs_of
 from fxprune.wrappers import unwrap
 from fxprune_passes.errors import CaptureError, explain
@@ -65,7 +65,7 @@ def analyse(
         tensors,
         freeze_outputs=freeze_outputs,
     )
-    notes = (*unwrapped, *notes_of(captured.graph_module, model))
+    notes = (*unwrapped, *notes_of(captured.graph_module, model), *inferred_notes(propagation.inferred))
     return Analysis(captured, propagation, _groups(propagation, tensors, notes), emit)
 
 

@@ -254,7 +254,7 @@ class _Tracer(fx.Tracer):
             raise _UnseenError("a region without gradients")
         node = super().create_node(*args, **kwargs)
         node.meta["module"] = self.path[-1]
-        node.meta["source"] = current_line()
+        node.meta["source"] = "" if node.op == "output" else current_line()
         if node.op == "call_function" and _is_wrapped(node.target):
             raise _UnseenError(str(node.target))
         return node

@@ -13,7 +13,9 @@ from fxprune.inputs import as_call
 from fxprune.modules import compile_module
 from fxprune.plans import Plan, kept_of
 from fxprune.program import Model
+from fxprune.proving import prove_inferred
 from fxprune.specs import from_spec
+from fxprune.trial import Trial
 from fxprune.wrappers import unwrap
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.rewrite import rewrite
@@ -44,7 +46,8 @@ def compile(model: Model, plan: Plan, *, statistics: str = "kept", emit: str | N
 
     Raises:
         PlanError: The plan does not fit the model, or with ``emit="module"`` its code would have to change.
-        VerifyError: The result is not what the analysis predicts (a bug; nothing wrong is returned).
+        VerifyError: The result is not what the analysis predicts (a bug; nothing wrong is returned), or a rule that
+            was inferred by running an op cannot be verified. Plans that rely on one are always verified by numbers.
         UnsupportedError: The compiled graph cannot be exported.
 
     Example:
@@ -63,12 +66,15 @@ def compile(model: Model, plan: Plan, *, statistics: str = "kept", emit: str | N
     module, unwrapped = unwrap(model)
     kept = kept_of(analysis, plan.keep)
     if emit == "module":
-        return compile_module(module, analysis, kept, statistics)
+        made = compile_module(module, analysis, kept, statistics)
+        prove_inferred(Trial.of(module, made, plan, analysis, kept, statistics, seed=0))
+        return made
     captured = analysis.capture
     small = rewrite(analysis.propagation, module, kept, constants=captured.constants, statistics=statistics)
     small.meta["baked"] = list(captured.graph_module.meta.get("baked", []))
     small.meta["fxprune"]["notes"] = list(dict.fromkeys((*unwrapped, *analysis.groups.notes)))
     check_shapes(analysis.propagation, small, kept, captured.inputs)
+    prove_inferred(Trial.of(module, small, plan, analysis, kept, statistics, seed=0))
     if emit == "graph":
         return small
     program = _exported(small, model, module, plan)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch import fx, nn
+
+from fxprune_passes.inferred import Inferred
 
 _SHOWN = 5
 
@@ -22,6 +24,15 @@ def notes_of(graph_module: fx.GraphModule, model: nn.Module) -> tuple[str, ...]:
     compiled = [name or type(model).__name__ for name, one in model.named_modules() if one._compiled_call_impl]
     lost = (f"compile() of these is not carried over, compile the result: {listed(compiled)}",) if compiled else ()
     return (*lost, *_baked(graph_module.meta.get("baked", [])), *_left_out(graph_module, model))
+
+
+def inferred_notes(inferred: Mapping[fx.Node, Inferred]) -> Iterator[str]:
+    """Notes on ops whose rules were inferred by running them."""
+    where: dict[str, dict[str, None]] = {}
+    for node, one in inferred.items():
+        where.setdefault(one.op, {})[str(node.meta.get("source") or node.name)] = None
+    for op, lines in where.items():
+        yield f"rule inferred by running {op}, verified by numbers wherever a plan uses it: {listed(list(lines))}"
 
 
 def listed(names: Sequence[str], most: int = _SHOWN) -> str:

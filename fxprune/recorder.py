@@ -288,7 +288,7 @@ class Recorder(TorchFunctionMode):
 
     def _call_autograd(self, apply: Callable[..., Any], function: type[Function], args: Any, kwargs: Any) -> Any:
         """An autograd function is one node, so that its own gradient stays; those of PyTorch are traced into."""
-        if self._inside:
+        if self._inside or self._trying:
             return apply(*args, **kwargs)
         if function is CheckpointFunction:
             run, _, *inputs = args

@@ -21,7 +21,7 @@ from fxprune_passes.errors import CaptureError, FxPruneError, explain
 from fxprune_passes.kept import Kept
 from fxprune_passes.masked import Masked
 from fxprune_passes.masks import cut
-from fxprune_passes.steady import Steady
+from fxprune_passes.steady import Steady, draws
 from fxprune_passes.wide import NodeError, Watch, Wide, precision, widen, widened
 
 _ZERO_UP_TO_ROUNDING = 1e-4
@@ -51,6 +51,14 @@ class Trial:
     statistics: str
     random: bool
     seed: int
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, small: nn.Module, plan: Plan, analysis: Analysis, kept: Kept, statistics: str, seed: int
+    ) -> Trial:
+        """A comparison of what :func:`fxprune.compile` made with what it was made from."""
+        random = any(draws(one.name for one in ops) for ops in analysis.propagation.operations.values())
+        return cls(model, small, plan, analysis, kept, statistics, random, seed)
 
     def refusal(self, inputs: Inputs) -> str:
         """Why the original does not run on these inputs at all; empty if it does."""

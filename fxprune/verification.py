@@ -22,7 +22,6 @@ from fxprune.report import Case, Report, Wrong
 from fxprune.trial import Inputs, Trial, kept_slice, named_tensors
 from fxprune.wrappers import unwrap
 from fxprune_passes.errors import VerifyError, explain
-from fxprune_passes.steady import draws
 from fxprune_passes.verify import check_shapes
 from fxprune_passes.wide import NodeError, widened
 from fxprune_passes.zeroed import holds, run, zeroed
@@ -122,9 +121,7 @@ def _check_arguments(model: nn.Module, small: nn.Module) -> None:
 def _trial(model: nn.Module, plan: Plan, small: nn.Module, seed: int, analysis_of: Callable[[str], Analysis]) -> Trial:
     facts = facts_of(small) or {}
     analysis = analysis_of(facts.get("emit", "graph"))
-    random = any(draws(one.name for one in ops) for ops in analysis.propagation.operations.values())
-    statistics = str(facts["statistics"])
-    return Trial(model, small, plan, analysis, kept_of(analysis, plan.keep), statistics, random, seed)
+    return Trial.of(model, small, plan, analysis, kept_of(analysis, plan.keep), str(facts["statistics"]), seed)
 
 
 def _shapes(trial: Trial, inputs: Inputs, tolerance: float) -> _Found:

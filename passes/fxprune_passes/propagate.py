@@ -15,14 +15,17 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fxprune_passes.axes import Axes, Term, Where, leaves
+from fxprune_passes.axes import Axes, Term, Where, freezing, leaves
 from fxprune_passes.equations import Equations
 from fxprune_passes.errors import CaptureError
+from fxprune_passes.inferred import NO_RULE, Inferred, Prober, may_run, state
 from fxprune_passes.mend import knows_statistics, opaque, spoken_of, unmended
+from fxprune_passes.probe import tensors_of
 from fxprune_passes.refusals import VALUE_READS, described, does_not_run, needs_values
 from fxprune_passes.rules import Op, find, is_pointwise, is_recurrent, recurrent, state_alike
 
 _FAKE_LOG = logging.getLogger(FakeTensorMode.__module__)
+_RANK = 8  # numbers below are those of axes
 _KNOWN_VALUES_UP_TO = 1 << 16  # elements of an index vector that is followed by value
 
 
@@ -51,6 +54,7 @@ class Propagation:
     readers: set[int] = field(default_factory=set)
     writers: set[int] = field(default_factory=set)
     constants: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
+    inferred: dict[fx.Node, Inferred] = field(default_factory=dict)
 
 
 def propagate(
@@ -83,6 +87,7 @@ def propagate(
     if freeze_outputs:
         _freeze_outputs(result)
     _freeze_tables(result, values)
+    _note_inferred(result)
     return result
 
 
@@ -106,6 +111,15 @@ def _freeze_outputs(result: Propagation) -> None:
     for axes in flat_axes(result.axes[output]):
         for axis in axes:
             result.equations.freeze(axis, "model output")
+
+
+def _note_inferred(result: Propagation) -> None:
+    """Keep and mark the inferred rules that carry channels which can go."""
+    for node in list(result.inferred):
+        if all(freezing(axis) for axes in flat_axes(result.axes[node]) for axis in axes):
+            del result.inferred[node]
+        else:
+            node.meta["inferred"] = result.inferred[node].op
 
 
 def _freeze_tables(result: Propagation, values: Mapping[str, torch.Tensor]) -> None:
@@ -148,6 +162,9 @@ class _Ledger(TorchDispatchMode):
         self.operations: list[Operation] = []
         self.statistics: list[Term] = []
         self.unmended: frozenset[OpOverloadPacket] = frozenset()
+        self.target: Any = None
+        self.inferred: Inferred | None = None
+        self.prober = Prober(self.known)
         self._axes: dict[int, tuple[torch.Tensor, Axes]] = {}
         self._known: dict[int, torch.Tensor] = {}
         self._weights: set[int] = set()
@@ -197,12 +214,15 @@ class _Ledger(TorchDispatchMode):
         outputs = [one for one in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(one, torch.Tensor)]
         if outputs:
             self._state(func, args, kwargs, outputs)
+        elif func._schema.is_mutable:
+            self._state_changes(func, args, kwargs)
         return out
 
     def _state(self, func: OpOverload, args: Any, kwargs: Any, outputs: list[torch.Tensor]) -> None:
         self.equations.where = Where(self.where.node, str(func.overloadpacket), self.where.module, self.where.source)
+        raw = args, kwargs
         args, kwargs = self._as_axes(args), {key: self._as_axes(one) for key, one in kwargs.items()}
-        results = self._apply(func, list(args), kwargs, outputs)
+        results = self._apply(func, list(args), kwargs, raw, outputs)
         for tensor, axes in zip(outputs, results, strict=True):
             if id(tensor) not in self._axes or func.overloadpacket in _RESHAPED_IN_PLACE:
                 self.learn(tensor, axes)
@@ -210,6 +230,11 @@ class _Ledger(TorchDispatchMode):
             self._weights.update(map(id, results))
         self._follow_values(func, list(args), kwargs, outputs)
         self.operations.append(Operation(str(func), results, tuple(numbers([args, kwargs])), is_pointwise(func)))
+
+    def _state_changes(self, func: OpOverload, args: Any, kwargs: Any) -> None:
+        """An op that gives nothing but changes its arguments: what it does to their axes is unknown."""
+        self.equations.where = Where(self.where.node, str(func.overloadpacket), self.where.module, self.where.source)
+        self._freeze_all(self.op(str(func), []), [self._as_axes(one) for one in (*args, *kwargs.values())], {}, NO_RULE)
 
     def _as_axes(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -221,12 +246,12 @@ class _Ledger(TorchDispatchMode):
         return Op(name, [tuple(one.shape) for one in outputs], self.equations, self._known, self._weights)
 
     def _apply(
-        self, func: OpOverload, args: list[Any], kwargs: dict[str, Any], outputs: list[torch.Tensor]
+        self, func: OpOverload, args: list[Any], kwargs: dict[str, Any], raw: Any, outputs: list[torch.Tensor]
     ) -> list[Axes]:
         op = self.op(str(func), outputs)
         shapes = op.shapes
         if (rule := find(func)) is None:
-            return self._freeze_all(op, args, kwargs, "no rule for this op")
+            return self._infer(func, op, raw) or self._freeze_all(op, args, kwargs, NO_RULE)
         try:
             stated = rule(op, *args, **kwargs)
         except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
@@ -240,6 +265,22 @@ class _Ledger(TorchDispatchMode):
         self.statistics += op.statistics
         rest = [tuple(self.equations.fixed(size, "side output") for size in shape) for shape in shapes[len(results) :]]
         return results[: len(shapes)] + rest
+
+    def _infer(self, func: OpOverload, op: Op, raw: Any) -> list[Axes] | None:
+        """The output axes of an op that has no rule, as far as running it shows them."""
+        axes = [self.axes(one) for one in tree_leaves(raw) if isinstance(one, torch.Tensor)]
+        is_node = self.target in (func, func.overloadpacket)
+        if not may_run(func) or not (is_node or _is_size_free(raw)):
+            return None
+        args, kwargs = raw
+        if (found := self.prober.call(func, args, kwargs, axes, op)) is None:
+            return None
+        moves = is_node and len(axes) == 1
+        results = state(op, found, axes, moves=moves)
+        self._note_uses(func, op, axes)
+        if found.alike or found.moved:
+            self.inferred = Inferred(str(func), found.moved if moves else None)
+        return results
 
     def _note_uses(self, func: OpOverload, op: Op, arguments: Any) -> None:
         """Tell a weight's axes that this op sums over from those that it uses in any other way."""
@@ -318,6 +359,11 @@ def numbers(value: Any) -> Iterator[float]:
             yield from numbers(one)
 
 
+def _is_size_free(arguments: Any) -> bool:
+    """Whether the numbers among the arguments of an op are too small to be sizes, which a function may compute anew."""
+    return all(abs(one) < _RANK for one in tree_leaves(arguments) if isinstance(one, int))
+
+
 def _is_index(value: Any) -> TypeGuard[torch.Tensor]:
     """Whether a tensor may index an axis and is small enough to be followed by value."""
     if not isinstance(value, torch.Tensor) or value.device.type == "meta":
@@ -384,6 +430,7 @@ class _Interpreter(fx.Interpreter):
         where = Where(node.name, _target_name(node), node.meta.get("module", ""), node.meta.get("source", ""))
         self.ledger.where, self.ledger.operations, self.ledger.statistics = where, [], []
         self.ledger.unmended = unmended(node, self.modules)
+        self.ledger.target, self.ledger.inferred = node.target, None
         stated_whole = is_recurrent(node, self.modules)
         try:
             with nullcontext() if stated_whole else self.ledger:
@@ -401,9 +448,15 @@ class _Interpreter(fx.Interpreter):
         state_alike(self.result.equations, node.target, inputs, self.ledger.tree(value))
         if stated_whole:
             self._state_recurrent(node, value, where)
-        elif (reason := opaque(node, self.modules)) and not self._is_switch(node, value):
+        elif (reason := opaque(node, self.modules)) and not self._is_known(node, value, reason):
             self._freeze_around(node, value, where, reason)
+        if self.ledger.inferred is not None:
+            self.result.inferred[node] = self.ledger.inferred
         return value
+
+    def _is_known(self, node: fx.Node, value: Any, reason: str) -> bool:
+        """Whether equations of a node that is no torch op could be stated all the same."""
+        return self._is_switch(node, value) or self._infer_function(node, value, reason)
 
     def _is_switch(self, node: fx.Node, value: Any) -> bool:
         """Whether a module hands on its very input in evaluation, and what it does in training is all pointwise.
@@ -467,6 +520,22 @@ class _Interpreter(fx.Interpreter):
             op.freeze(axes, "state of a recurrent module")
         self.result.readers.update(map(id, op.contracted))
         self.result.operations[node] = [Operation(where.op, results, (), False)]
+
+    def _infer_function(self, node: fx.Node, value: Any, reason: str) -> bool:
+        """A function of the user's own: what running it whole shows, since a call of it is written as it is."""
+        outputs = tensors_of(value)
+        if isinstance(node.target, str) or not outputs:
+            return False
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        axes = [self.ledger.axes(one) for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        op = self.ledger.op(reason, outputs)
+        found = self.ledger.prober.call(node.target, args, kwargs, axes, op)
+        if found is None or not found.alike:
+            return False
+        for tensor, shown in zip(outputs, state(op, found, axes, moves=False, reason=reason), strict=True):
+            op.equal_all(self.ledger.axes(tensor), shown)
+        self.ledger.inferred = Inferred(_target_name(node), None)
+        return True
 
     def _inside(self, node: fx.Node) -> list[tuple[str, Axes]]:
         """The parameters and buffers of the module that a node calls."""

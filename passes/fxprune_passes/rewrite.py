@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from fxprune_passes.emit import Emitter
 from fxprune_passes.kept import Kept
-from fxprune_passes.mend import FULL, MENDS, MODULES, Call, Scalars, Source
+from fxprune_passes.mend import FULL, MENDS, MODULES, Call, Scalars, Source, moved
 from fxprune_passes.mode import mode_of
 from fxprune_passes.propagate import Propagation
 from fxprune_passes.scalars import changes, is_scalar, write_scalar
@@ -85,8 +85,11 @@ class Rewriter:
     def _note_promises(self) -> None:
         """Say of every node whether it is exact, or takes statistics over the channels that are left."""
         over_kept = {node.name for node in self.propagation.graph_module.graph.nodes if self._is_over_kept(node)}
+        inferred = {node.name: one.op for node, one in self.propagation.inferred.items()}
         for node in self.graph.nodes:
             node.meta["promise"] = "statistics over what is left" if node.meta.get("origin") in over_kept else "exact"
+            if node.meta.get("origin") in inferred:
+                node.meta["inferred"] = inferred[node.meta["origin"]]
 
     def _call(self, node: fx.Node) -> Call:
         return Call(node, self.graph, self.source, self.emitter.kept, self.tensors, self.scalars, self.emitter.constant)
@@ -137,6 +140,9 @@ class Rewriter:
         trees = [self.source.axes[one] for one in node.all_input_nodes]
         if not changes(call, [*trees, self.source.axes[node]]):
             return call.copy()
+        if (inferred := self.propagation.inferred.get(node)) is not None and inferred.moved is not None:
+            call.is_mend = True
+            return moved(call, inferred.moved)
         full = self._is_full(node) and node.target in FULL
         call.is_mend = full or node.target in MENDS
         if full:
