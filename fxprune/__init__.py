@@ -6,39 +6,50 @@ from fxprune.analysis import analyse
 from fxprune.choose import plan
 from fxprune.compiling import compile
 from fxprune.count import Count, count
+from fxprune.extend import mend, rule
 from fxprune.inputs import ExampleInputs
 from fxprune.plans import Plan
 from fxprune.program import Model
 from fxprune.report import Report
 from fxprune.verification import verify
+from fxprune_passes.axes import Axes
 from fxprune_passes.errors import (
     ArtifactError,
     CaptureError,
     FxPruneError,
     PlanError,
+    RuleError,
     UnsupportedError,
     VerifyError,
 )
 from fxprune_passes.groups import ChannelGroup, ChannelGroups
+from fxprune_passes.mend import Call
+from fxprune_passes.rules import Op
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
+    "Axes",
+    "Call",
     "CaptureError",
     "ChannelGroup",
     "ChannelGroups",
     "Count",
     "FxPruneError",
+    "Op",
     "Plan",
     "PlanError",
     "Report",
+    "RuleError",
     "UnsupportedError",
     "VerifyError",
     "analyze",
     "compile",
     "count",
+    "mend",
     "plan",
+    "rule",
     "verify",
 ]
 

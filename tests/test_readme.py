@@ -29,6 +29,15 @@ def test_the_session_goes_as_shown() -> None:
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
+def test_the_example_of_an_own_op_prints_what_is_shown(registries: None) -> None:
+    section = README.partition("## Your own ops\n")[2].partition("\n## ")[0]
+    *code, (_, shown) = re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile("\n".join(block for _, block in code), "README.md", "exec"), {"__name__": "mine"})
+    assert printed.getvalue() == shown
+
+
 def test_every_name_exists() -> None:
     for name in re.findall(r"\bfxprune\.([A-Za-z_]+)\(", README):
         assert hasattr(fxprune, name), name

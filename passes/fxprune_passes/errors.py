@@ -25,6 +25,10 @@ class VerifyError(FxPruneError):
     """The rewritten graph is not what the terms predict: a bug in a pass, or a changed model."""
 
 
+class RuleError(FxPruneError):
+    """A rule or a mend is registered for what cannot have it, or has one."""
+
+
 class ArtifactError(FxPruneError):
     """A file cannot be read or written."""
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any, TypeGuard
 
 import torch
@@ -22,7 +23,7 @@ from fxprune_passes.inferred import NO_RULE, Inferred, Prober, may_run, state
 from fxprune_passes.mend import knows_statistics, opaque, spoken_of, unmended
 from fxprune_passes.probe import tensors_of
 from fxprune_passes.refusals import VALUE_READS, described, does_not_run, needs_values
-from fxprune_passes.rules import Op, find, is_pointwise, is_recurrent, recurrent, state_alike
+from fxprune_passes.rules import RULES, Op, Rule, find, is_pointwise, is_recurrent, recurrent, state_alike
 
 _FAKE_LOG = logging.getLogger(FakeTensorMode.__module__)
 _RANK = 8  # numbers below are those of axes
@@ -221,7 +222,7 @@ class _Ledger(TorchDispatchMode):
     def _state(self, func: OpOverload, args: Any, kwargs: Any, outputs: list[torch.Tensor]) -> None:
         self.equations.where = Where(self.where.node, str(func.overloadpacket), self.where.module, self.where.source)
         raw = args, kwargs
-        args, kwargs = self._as_axes(args), {key: self._as_axes(one) for key, one in kwargs.items()}
+        args, kwargs = self.as_axes(args), {key: self.as_axes(one) for key, one in kwargs.items()}
         results = self._apply(func, list(args), kwargs, raw, outputs)
         for tensor, axes in zip(outputs, results, strict=True):
             if id(tensor) not in self._axes or func.overloadpacket in _RESHAPED_IN_PLACE:
@@ -234,12 +235,13 @@ class _Ledger(TorchDispatchMode):
     def _state_changes(self, func: OpOverload, args: Any, kwargs: Any) -> None:
         """An op that gives nothing but changes its arguments: what it does to their axes is unknown."""
         self.equations.where = Where(self.where.node, str(func.overloadpacket), self.where.module, self.where.source)
-        self._freeze_all(self.op(str(func), []), [self._as_axes(one) for one in (*args, *kwargs.values())], {}, NO_RULE)
+        self._freeze_all(self.op(str(func), []), [self.as_axes(one) for one in (*args, *kwargs.values())], {}, NO_RULE)
 
-    def _as_axes(self, value: Any) -> Any:
+    def as_axes(self, value: Any) -> Any:
+        """An argument of an op with axes in place of tensors."""
         if isinstance(value, torch.Tensor):
             return self.axes(value)
-        return [self._as_axes(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return [self.as_axes(one) for one in value] if isinstance(value, (list, tuple)) else value
 
     def op(self, name: str, outputs: list[torch.Tensor]) -> Op:
         """What a rule sees of an op."""
@@ -261,7 +263,7 @@ class _Ledger(TorchDispatchMode):
             return self._freeze_all(op, args, kwargs, "rule does not cover this call (shape)")
         if func.overloadpacket in self.unmended:
             op.freeze(spoken_of(func, [args, kwargs], results), "a number in the call that no mend writes anew")
-        self._note_uses(func, op, [args, kwargs])
+        self.note_uses(op, [args, kwargs], is_view=func.is_view)
         self.statistics += op.statistics
         rest = [tuple(self.equations.fixed(size, "side output") for size in shape) for shape in shapes[len(results) :]]
         return results[: len(shapes)] + rest
@@ -277,16 +279,16 @@ class _Ledger(TorchDispatchMode):
             return None
         moves = is_node and len(axes) == 1
         results = state(op, found, axes, moves=moves)
-        self._note_uses(func, op, axes)
+        self.note_uses(op, axes, is_view=func.is_view)
         if found.alike or found.moved:
             self.inferred = Inferred(str(func), found.moved if moves else None)
         return results
 
-    def _note_uses(self, func: OpOverload, op: Op, arguments: Any) -> None:
+    def note_uses(self, op: Op, arguments: Any, *, is_view: bool = False) -> None:
         """Tell a weight's axes that this op sums over from those that it uses in any other way."""
         read = set(map(id, op.contracted))
         self.result.readers |= read
-        if not func.is_view:
+        if not is_view:
             weights = (axes for axes in flat_axes(arguments) if id(axes) in self._weights)
             self.result.writers.update(id(axis) for axes in weights for axis in axes if id(axis) not in read)
 
@@ -431,7 +433,8 @@ class _Interpreter(fx.Interpreter):
         self.ledger.where, self.ledger.operations, self.ledger.statistics = where, [], []
         self.ledger.unmended = unmended(node, self.modules)
         self.ledger.target, self.ledger.inferred = node.target, None
-        stated_whole = is_recurrent(node, self.modules)
+        own_rule = RULES.get(node.target) if isinstance(node.target, FunctionType) else None
+        stated_whole = own_rule is not None or is_recurrent(node, self.modules)
         try:
             with nullcontext() if stated_whole else self.ledger:
                 value = self.run_node(node)
@@ -446,7 +449,9 @@ class _Interpreter(fx.Interpreter):
         self.result.equations.where = where
         inputs = [self.result.axes[one] for one in node.all_input_nodes]
         state_alike(self.result.equations, node.target, inputs, self.ledger.tree(value))
-        if stated_whole:
+        if own_rule is not None:
+            self._state_own(own_rule, node, value, where)
+        elif stated_whole:
             self._state_recurrent(node, value, where)
         elif (reason := opaque(node, self.modules)) and not self._is_known(node, value, reason):
             self._freeze_around(node, value, where, reason)
@@ -519,6 +524,29 @@ class _Interpreter(fx.Interpreter):
         for axes in flat_axes(states):
             op.freeze(axes, "state of a recurrent module")
         self.result.readers.update(map(id, op.contracted))
+        self.result.operations[node] = [Operation(where.op, results, (), False)]
+
+    def _state_own(self, rule: Rule, node: fx.Node, value: Any, where: Where) -> None:
+        """A function of the user's own that has a rule."""
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        inputs = (
+            [self.ledger.as_axes(one) for one in args],
+            {key: self.ledger.as_axes(one) for key, one in kwargs.items()},
+        )
+        op, outputs = self.ledger.op(where.op, tensors_of(value)), tensors_of(value)
+        self.result.equations.where = where
+        try:
+            stated = rule(op, *inputs[0], **inputs[1])
+        except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+            self._freeze_around(node, value, where, f"rule does not cover this call ({error})")
+            return
+        results = stated if isinstance(stated, list) else [stated]
+        if [tuple(axis.size for axis in axes) for axes in results] != op.shapes:
+            self._freeze_around(node, value, where, "rule does not cover this call (shape)")
+            return
+        for tensor, axes in zip(outputs, results, strict=True):
+            self.ledger.learn(tensor, axes)
+        self.ledger.note_uses(op, list(inputs))
         self.result.operations[node] = [Operation(where.op, results, (), False)]
 
     def _infer_function(self, node: fx.Node, value: Any, reason: str) -> bool:

@@ -79,6 +79,7 @@ class _Checker(fx.Interpreter):
 
     def __init__(self, small: fx.GraphModule, propagation: Propagation, expected: Mapping[str, _Expected]) -> None:
         super().__init__(small, garbage_collect_values=False)
+        self.extra_traceback = False
         self.propagation = propagation
         self.expected = expected
 

@@ -14,6 +14,6 @@ from fxprune_passes.rules import (  # noqa: F401  (imported to register)
 )
 from fxprune_passes.rules.alike import state_alike
 from fxprune_passes.rules.recurrent import is_recurrent, recurrent
-from fxprune_passes.rules.registry import RULES, Op, find, is_pointwise, rule
+from fxprune_passes.rules.registry import RULES, Op, Rule, find, is_pointwise, rule
 
-__all__ = ["RULES", "Op", "find", "is_pointwise", "is_recurrent", "recurrent", "rule", "state_alike"]
+__all__ = ["RULES", "Op", "Rule", "find", "is_pointwise", "is_recurrent", "recurrent", "rule", "state_alike"]

@@ -18,7 +18,7 @@ Rule = Callable[..., Result]
 AnyRule = TypeVar("AnyRule", bound=Rule)
 AtenOp = OpOverload | OpOverloadPacket | str
 
-RULES: dict[AtenOp, Rule] = {}
+RULES: dict[Any, Rule] = {}  # by ATen op, or by a function of the user's own
 
 
 @dataclass(slots=True)
