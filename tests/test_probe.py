@@ -310,3 +310,35 @@ def test_einops_is_traced_into(name: str, recorded: bool) -> None:
         assert [group.name for group in fxprune.analyze(model, X)] == groups
         plan = random_plan(model, X, fraction=0.5)
         assert_exact(model, plan, fxprune.compile(model, plan), X, batch_sizes=(5,))
+
+
+@pytest.mark.parametrize("name", ["activate", "rescale", "rounded"])
+def test_inferred_rules_prune_modules_whose_code_stays(name: str) -> None:
+    model = Body(INFERRED[name]).eval()
+    plan = fxprune.plan(model, X, channels=0.5, emit="module")
+    assert list(plan.keep) == ["first"]
+    small = fxprune.compile(model, plan)
+    assert type(small) is Body
+    report = fxprune.verify(model, plan, small)
+    assert report.ok, str(report)
+
+
+def test_code_that_moves_channels_stays_whole_where_code_stays() -> None:
+    model = Body(INFERRED["shift"]).eval()
+    assert fxprune.plan(model, X, channels=0.5, emit="module").keep == {}
+
+
+def test_a_module_is_not_compiled_by_a_rule_that_does_not_hold_any_more(mixing: list[bool]) -> None:
+    model = Body(lambda body, x: fickle(x)).eval()
+    plan = fxprune.plan(model, X, channels=0.5, emit="module")
+    mixing[0] = True
+    with pytest.raises(fxprune.VerifyError, match="do not hold"):
+        fxprune.compile(model, plan)
+
+
+def test_an_autograd_function_in_a_forward_that_follows_the_mode_is_written_once() -> None:
+    def run(body: Body, x: Tensor) -> Tensor:
+        return nn.functional.dropout(Rounded.apply(x), 0.5, body.training)
+
+    small = fxprune.compile(Body(run).eval(), fxprune.Plan.from_keep(Body(run).eval(), X, {"first": [0, 1, 2]}))
+    assert small.code.count("Rounded_apply") == 1
