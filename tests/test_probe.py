@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -118,8 +119,9 @@ def test_what_only_looks_like_movement(run: Callable[[Tensor], Tensor]) -> None:
         (lambda x: x * torch.rand(()), (like(2, 8),)),
         (lambda x: x.mul_(2), (like(2, 8),)),
         (lambda x: x * 2, (like(1 << 11, 1 << 11),)),
+        (lambda x: (time.sleep(0.6), x * 2)[1], (like(2, 8),)),
     ],
-    ids=["random", "in place", "large"],
+    ids=["random", "in place", "large", "slow"],
 )
 def test_nothing_is_concluded(run: Callable[[Tensor], Tensor], inputs: tuple[Like, ...]) -> None:
     assert found(run, inputs) is None
