@@ -9,6 +9,7 @@ from torch import fx, nn
 from fxprune_passes.inferred import Inferred
 
 _SHOWN = 5
+_LINES = 12
 
 
 def notes_of(graph_module: fx.GraphModule, model: nn.Module) -> tuple[str, ...]:
@@ -46,12 +47,17 @@ def listed(names: Sequence[str], most: int = _SHOWN) -> str:
 
 
 def _baked(baked: Iterable[tuple[str, str, float]]) -> Iterator[str]:
-    """Sizes that became literals, by the line that asked for their values."""
-    lines: dict[str, list[str]] = {}
+    """Sizes and modes that became literals, by the line that asked for their values."""
+    lines: dict[tuple[str, str], list[str]] = {}
     for line, what, value in baked:
-        lines.setdefault(line, []).append(f"{what} of {value}")
-    for line, values in lines.items():
-        yield f"fixed to the example inputs at {line or 'an unknown line'}: {listed(values)}"
+        kind, shown = (
+            ("mode", f"training is {value}") if what == "training" else ("example inputs", f"{what} of {value}")
+        )
+        lines.setdefault((kind, line or "an unknown line"), []).append(shown)
+    notes = [f"fixed to the {kind} at {line}: {listed(values)}" for (kind, line), values in lines.items()]
+    yield from notes[:_LINES]
+    if len(notes) > _LINES:
+        yield f"fixed at {len(notes) - _LINES} more lines, which meta['baked'] of the captured and compiled graph lists"
 
 
 def _left_out(graph_module: fx.GraphModule, model: nn.Module) -> Iterator[str]:

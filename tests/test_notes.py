@@ -58,6 +58,31 @@ def test_a_size_that_became_a_literal_is_told_with_its_line() -> None:
     assert baked == [("test_notes.py", "comparison", 8), ("test_notes.py", "training", False)]
 
 
+def test_a_mode_that_was_looked_at_is_told_as_a_mode() -> None:
+    for text in said(built()):
+        assert "fixed to the mode at test_notes.py:" in text
+        assert ": training is False" in text
+
+
+def test_of_many_lines_the_first_are_told_and_the_rest_counted() -> None:
+    source = "\n".join(["def run(x):", *("    x = x if x.shape[1] > 3 else -x" for _ in range(20)), "    return x"])
+    space: dict[str, Any] = {}
+    exec(compile(source, "looks.py", "exec"), space)
+
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(4, 8)
+
+        def forward(self, x: Tensor) -> Any:
+            return space["run"](self.body(x))
+
+    notes = fxprune.analyze(Looks().eval(), X).notes
+    assert len(notes) == 13
+    assert notes[0] == "fixed to the example inputs at looks.py:2: comparison of 8"
+    assert notes[-1].startswith("fixed at 8 more lines")
+
+
 def test_literals_of_the_first_capture_are_still_told_when_the_result_is_compiled_again() -> None:
     model = built()
     half = fxprune.compile(model, fxprune.plan(model, X, channels=0.5))
