@@ -54,13 +54,14 @@ __all__ = [
 ]
 
 
-def analyze(model: Model, example_inputs: ExampleInputs | None = None) -> ChannelGroups:
+def analyze(model: Model, example_inputs: ExampleInputs | None = None, *, emit: str = "graph") -> ChannelGroups:
     """Find what can be pruned, and what is frozen and why.
 
     Args:
         model: Any module, or an exported program; only read.
         example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments; None for those that
             an exported program holds.
+        emit: ``"module"`` analyses a model whose code is to stay, on real values where fake ones do not suffice.
 
     Returns:
         The channel groups; printing them gives a table.
@@ -75,4 +76,4 @@ def analyze(model: Model, example_inputs: ExampleInputs | None = None) -> Channe
         >>> [(group.name, group.size) for group in analyze(model, torch.zeros(1, 8))]
         [('0', 6)]
     """
-    return analyse(model, example_inputs).groups
+    return analyse(model, example_inputs, emit=emit).groups

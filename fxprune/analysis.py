@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.export import ExportedProgram
 
 from fxprune.capture import Capture, capture
 from fxprune.inputs import ExampleInputs
-from fxprune.notes import inferred_notes, notes_of
+from fxprune.notes import inferred_notes, listed, notes_of, unread
 from fxprune.program import Model, inputs_of
 from fxprune.wrappers import unwrap
-from fxprune_passes.errors import CaptureError, explain
+from fxprune_passes.errors import CaptureError, PlanError, explain
 from fxprune_passes.groups import ChannelGroups, Site
 from fxprune_passes.propagate import Propagation, propagate
 
@@ -48,13 +49,18 @@ def analyse(
 
     Raises:
         CaptureError: The model cannot be captured.
+        PlanError: ``emit`` is neither ``"graph"`` nor ``"module"``.
     """
+    if emit not in ("graph", "module"):
+        raise PlanError(explain(f"emit={emit!r}, expected 'graph' or 'module' for an analysis or a plan."))
     if emit == "module" and isinstance(model, ExportedProgram):
         first = "an exported program has no class of its own to copy (emit='module')."
         raise CaptureError(explain(first, mend="emit='graph', 'exported' or 'unflattened'"))
     example_inputs = inputs_of(model, example_inputs)
     model, unwrapped = unwrap(model)
     captured = capture(model, example_inputs, emit=emit)
+    if captured.fake_mode is None:
+        _refuse_unreached(captured, model)
     tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors.update(model.named_buffers(remove_duplicate=False))
     tensors.update(captured.constants)
@@ -65,8 +71,16 @@ def analyse(
         tensors,
         freeze_outputs=freeze_outputs,
     )
-    notes = (*unwrapped, *notes_of(captured.graph_module, model), *inferred_notes(propagation.inferred))
+    notes = (*unwrapped, *notes_of(captured.graph_module, model, emit=emit), *inferred_notes(propagation.inferred))
     return Analysis(captured, propagation, _groups(propagation, tensors, notes), emit)
+
+
+def _refuse_unreached(captured: Capture, model: nn.Module) -> None:
+    """Code that takes its way by values may reach other modules on other values: what those read is not known."""
+    if missed := unread(captured.graph_module, model):
+        first = f"the example inputs do not reach {listed(missed)}, and the code takes its way by values."
+        mend = "pass example inputs that reach them, or prune the submodules around the code that looks at values"
+        raise CaptureError(explain(first, why="what they read of the pruned channels is not known", mend=mend))
 
 
 def _groups(propagation: Propagation, tensors: dict[str, torch.Tensor], notes: tuple[str, ...]) -> ChannelGroups:

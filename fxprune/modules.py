@@ -14,7 +14,7 @@ from fxprune.capture import own
 from fxprune.plans import kept_of
 from fxprune.record import record
 from fxprune.settings import follow
-from fxprune_passes.errors import PlanError, VerifyError, explain
+from fxprune_passes.errors import CaptureError, PlanError, VerifyError, explain
 from fxprune_passes.fakes import shadow
 from fxprune_passes.kept import Kept
 from fxprune_passes.remake import Conflict, needs, remake
@@ -79,7 +79,10 @@ def check_module(small: nn.Module, analysis: Analysis, kept: Kept) -> None:
     fake_mode = analysis.capture.fake_mode
     if fake_mode is None:
         return _check_run(small, args, kwargs)
-    again = record(shadow(small, fake_mode), *own((args, kwargs)), fake_mode=fake_mode, keeps_code=True)
+    try:
+        again = record(shadow(small, fake_mode), *own((args, kwargs)), fake_mode=fake_mode, keeps_code=True)
+    except CaptureError as error:
+        raise VerifyError(explain(f"the smaller {type(small).__name__} does not run as the original.")) from error
     _compare(analysis.capture.graph_module.graph, again.graph)
     for node in again.graph.nodes:
         node.meta["origin"] = node.name

@@ -12,19 +12,20 @@ _SHOWN = 5
 _LINES = 12
 
 
-def notes_of(graph_module: fx.GraphModule, model: nn.Module) -> tuple[str, ...]:
+def notes_of(graph_module: fx.GraphModule, model: nn.Module, *, emit: str = "graph") -> tuple[str, ...]:
     """Notes on a captured graph.
 
     Args:
         graph_module: The captured graph.
         model: What it was captured from.
+        emit: ``"graph"`` or ``"module"``.
 
     Returns:
         One line a fact, empty for a graph that is the whole model for any size.
     """
     compiled = [name or type(model).__name__ for name, one in model.named_modules() if one._compiled_call_impl]
     lost = (f"compile() of these is not carried over, compile the result: {listed(compiled)}",) if compiled else ()
-    return (*lost, *_baked(graph_module.meta.get("baked", [])), *_left_out(graph_module, model))
+    return (*lost, *_baked(graph_module.meta.get("baked", [])), *_left_out(graph_module, model, emit))
 
 
 def inferred_notes(inferred: Mapping[fx.Node, Inferred]) -> Iterator[str]:
@@ -60,16 +61,20 @@ def _baked(baked: Iterable[tuple[str, str, float]]) -> Iterator[str]:
         yield f"fixed at {len(notes) - _LINES} more lines, which meta['baked'] of the captured and compiled graph lists"
 
 
-def _left_out(graph_module: fx.GraphModule, model: nn.Module) -> Iterator[str]:
-    """Parameters that no node reads."""
+def _left_out(graph_module: fx.GraphModule, model: nn.Module, emit: str) -> Iterator[str]:
+    if names := unread(graph_module, model):
+        mode = "train" if model.training else "eval"
+        then = "the compiled model leaves out" if emit == "graph" else "the smaller module keeps at their old sizes"
+        yield f"the forward in {mode} mode does not use, and {then}: {listed(names)}"
+
+
+def unread(graph_module: fx.GraphModule, model: nn.Module) -> list[str]:
+    """Parameters that no node reads, summed up by the largest modules that hold no others."""
     targets = {str(node.target) for node in graph_module.graph.nodes if node.op in ("get_attr", "call_module")}
     named = list(model.named_parameters(remove_duplicate=False))
     read = {id(tensor) for name, tensor in named if targets & set(_prefixes(name))}
-    unread = [name for name, tensor in named if id(tensor) not in read]
-    if unread:
-        mode = "train" if model.training else "eval"
-        shown = listed(_summed_up(unread, [name for name, tensor in named if id(tensor) in read]))
-        yield f"the forward in {mode} mode does not use, and the compiled model leaves out: {shown}"
+    names = [name for name, tensor in named if id(tensor) not in read]
+    return _summed_up(names, [name for name, tensor in named if id(tensor) in read])
 
 
 def _prefixes(name: str) -> Iterator[str]:

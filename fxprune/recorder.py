@@ -94,15 +94,15 @@ class Recorder(TorchFunctionMode):
 
     def finish(self, model: nn.Module, cached: Mapping[Any, fx.Node | None]) -> fx.GraphModule:
         """The graph without its dead nodes, over the model; ``cached`` goes into its ``meta``."""
-        graph, decisions = self.writer.graph, self.writer.decisions
-        stays = {*self._effects, *decisions, *cached.values()}
-        graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or node in stays)
-        for node, value in decisions.items():
+        graph, stays = self.writer.graph, {*self._effects, *cached.values()}
+        if not self.writer.keeps_code:  # code that stays runs all of it
+            graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or node in stays)
+        for node, value in self.writer.decisions.items():
             node.meta["decided"] = value
         vars(model).update(self.writer.strangers)
         graph_module = fx.GraphModule(model, graph, class_name=type(model).__name__)
         graph.lint()
-        graph_module.meta["baked"] = list(self.writer.baked)
+        graph_module.meta["baked"] = [] if self.writer.keeps_code else list(self.writer.baked)
         graph_module.meta["cached"] = dict(cached)
         graph_module.meta["strangers"] = dict(self.writer.strangers)
         return graph_module
@@ -364,11 +364,11 @@ class Recorder(TorchFunctionMode):
 
     @contextmanager
     def _one_node(self) -> Iterator[None]:
-        self._inside = True
+        self._inside = self.writer.quiet = True
         try:
             yield
         finally:
-            self._inside = False
+            self._inside = self.writer.quiet = False
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -35,6 +35,7 @@ class GraphWriter:
         baked: (line, what, value) of every recorded number that became a literal; a dict for its order.
         converted: Globals of the functions in which Python made a recorded number a plain int, by id.
         keeps_code: The graph serves to analyse a model whose code stays, and is never run in its place.
+        quiet: Inside a node, where nothing is noted.
         decisions: What Python went on with, by the node that computes it (where the code stays).
         strangers: Tensors of unknown origin that the graph reads as constants (where the code stays), by name.
     """
@@ -43,6 +44,7 @@ class GraphWriter:
         self.seen = seen
         self.graph = fx.Graph()
         self.keeps_code = keeps_code
+        self.quiet = False
         self.decisions: dict[fx.Node, Any] = {}
         self.strangers: dict[str, Tensor] = {}
         self.path = ""
@@ -99,9 +101,11 @@ class GraphWriter:
         Raises:
             ConversionMet: It does so in a module in which that could be seen.
         """
+        if self.quiet:
+            return
         self.baked[current_line(), what, value] = None
         if self.keeps_code and what != "comparison":
-            self.decisions[recipe.node] = value
+            self.decisions[recipe.node] = bool(value) if what == "bool()" else value
         if what in ("int()", "len()") and (space := current_globals()) is not None:
             self.converted[id(space)] = space
             if id(space) not in self.seen:
@@ -109,7 +113,7 @@ class GraphWriter:
 
     def decide(self, target: Callable[..., Any], args: tuple[Any, ...], outcome: bool) -> None:
         """Note a comparison that Python went on with, where the model's code will run again."""
-        if self.keeps_code:
+        if self.keeps_code and not self.quiet:
             self.decisions[self.compute(target, args).node] = outcome
 
     def bind(self, value: Any, recipe: Recipe, mutated: Iterable[int] = ()) -> Any:

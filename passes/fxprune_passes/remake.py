@@ -69,10 +69,10 @@ def needs(
         statistics: ``"kept"`` or ``"full"``: over which channels means and variances run.
         constants: Real tensors that the capture found outside parameters and buffers, by name.
     """
-    result = Needs()
+    result, askers = Needs(), dict[str, tuple[str, ...]]()
     for _ in range(_ROUNDS):
         comparison = _Comparison(propagation, _Notes(model, constants, propagation.parameters, kept), statistics)
-        comparison.scalars.attributes = result.attributes
+        comparison.scalars.attributes, comparison.askers = result.attributes, askers
         comparison.compare()
         result.conflicts = comparison.conflicts
         found = {**comparison.notes.attributes, **comparison.asked}
@@ -106,6 +106,7 @@ class _Comparison(Rewriter):
         super().__init__(propagation, notes, statistics)
         self.notes = notes
         self.asked: dict[str, Any] = {}
+        self.askers: dict[str, tuple[str, ...]] = {}
         self.conflicts: list[Conflict] = []
 
     def compare(self) -> None:
@@ -122,16 +123,28 @@ class _Comparison(Rewriter):
                 self._compare(node, self.scalars.shape.get(node, self.tensors.get(node)))
 
     def _compare(self, old: fx.Node, new: Any) -> None:
-        values = self.scalars.values
-        if self.propagation.fake_mode is None and "decided" in old.meta and values.get(old, 0) != old.meta["decided"]:
-            detail = f"the code went on with {old.meta['decided']} here, and would get {values[old]}"
+        if "decided" in old.meta and not self._decides_as_before(old):
+            detail = f"the code went on with {old.meta['decided']} here, and would get {self.scalars.values[old]}"
             self.conflicts.append(self._conflict(old, detail))
         if not isinstance(new, fx.Node) or (old.op, old.target) != (new.op, new.target):
             self.conflicts.append(self._conflict(old, "another call would have to stand here"))
             return
         for before, after in _pairs((old.args, dict(old.kwargs)), (new.args, dict(new.kwargs))):
-            if not self._agrees(before, after) and not self._ask(before, after):
+            if not self._agrees(before, after) and not self._ask(old, before, after):
                 self.conflicts.append(self._conflict(old, self._difference(before, after), before))
+
+    def _decides_as_before(self, node: fx.Node) -> bool:
+        """Whether Python goes on with the same; an attribute that was equal to a size follows it."""
+        before, now = node.meta["decided"], self.scalars.values[node]
+        if (bool(now) if isinstance(before, bool) else now) == before:
+            return True
+        if (node.target, before) not in ((operator.eq, True), (operator.ne, False)):
+            return False
+        values = [self.scalars.values[one] if isinstance(one, fx.Node) else one for one in node.args]
+        pairs = zip(node.args, reversed(values), strict=True)
+        return any(
+            isinstance(one, fx.Node) and one.op == "get_attr" and self._ask(node, one, other) for one, other in pairs
+        )
 
     def _difference(self, before: Any, after: Any) -> str:
         shown = self.scalars.values.get(before, before) if isinstance(before, fx.Node) else before
@@ -145,19 +158,24 @@ class _Comparison(Rewriter):
             return expected is after or (before in self.scalars.values and _same(self.scalars.values[before], after))
         return _same(before, after)
 
-    def _ask(self, before: Any, after: Any) -> bool:
+    def _ask(self, node: fx.Node, before: Any, after: Any) -> bool:
         """Have an attribute changed so that the argument comes out right."""
         if not isinstance(before, fx.Node) or isinstance(after, fx.Node) or self._is_data(before, after):
             return False
         if before.op == "get_attr":
-            return bool(self.asked.setdefault(str(before.target), after) == after)
-        return self._ask_factor(before, after)
+            return self._set(node, before, after)
+        return self._ask_factor(node, before, after)
+
+    def _set(self, node: fx.Node, attribute: fx.Node, value: Any) -> bool:
+        name = str(attribute.target)
+        self.askers.setdefault(name, tuple(dict.fromkeys(self._groups(node))))
+        return bool(self.asked.setdefault(name, value) == value)
 
     def _is_data(self, before: fx.Node, after: Any) -> bool:
         """Whether the argument has its original value: it feeds data, where a changed attribute would be wrong."""
         return _same(self.propagation.values[before], after)
 
-    def _ask_factor(self, before: fx.Node, after: Any) -> bool:
+    def _ask_factor(self, node: fx.Node, before: fx.Node, after: Any) -> bool:
         """``attribute * 3`` and ``attribute // 3`` say what the attribute must be."""
         if before.target not in (operator.mul, operator.floordiv) or not isinstance(after, int):
             return False
@@ -169,7 +187,7 @@ class _Comparison(Rewriter):
             return False
         wanted = after * factor if before.target is operator.floordiv else after // factor
         again = wanted // factor if before.target is operator.floordiv else wanted * factor
-        return bool(again == after) and self.asked.setdefault(str(one.target), wanted) == wanted
+        return bool(again == after) and self._set(node, one, wanted)
 
     def _conflict(self, node: fx.Node, detail: str, argument: Any = None) -> Conflict:
         sources = [argument] if isinstance(argument, fx.Node) and argument in self.scalars.values else [node]
@@ -179,6 +197,7 @@ class _Comparison(Rewriter):
     def _groups(self, node: fx.Node) -> Iterator[str]:
         """The pruned groups in the axes of a node and of what it reads, through numbers back to tensors."""
         axes, kept = self.propagation.axes, self.emitter.kept
+        yield from self.askers.get(str(node.target), ()) if node.op == "get_attr" else ()
         trees = [axes[node], *(axes[one] for one in node.all_input_nodes)]
         for tensor in (tensor for tree in trees for tensor in flat_axes(tree)):
             for axis in tensor:

@@ -18,11 +18,13 @@ class Entry:
         name: As its library calls it.
         kind: What the model is for, such as ``"classification"`` or ``"decoder"``.
         build: Gives the model in eval mode and its example inputs.
+        others: Further inputs that the compiled model must be exact on.
     """
 
     name: str
     kind: str
     build: Callable[[], tuple[nn.Module, Any]]
+    others: tuple[Any, ...] = ()
 
 
 def randomize(model: nn.Module, seed: int = 0) -> None:

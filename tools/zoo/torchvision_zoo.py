@@ -23,7 +23,14 @@ def entries() -> Iterator[Entry]:
     """Every model that torchvision lists."""
     for name in torchvision.models.list_models():
         kind = _kind(name)
-        yield Entry(name, kind, partial(_build, name, kind))
+        yield Entry(name, kind, partial(_build, name, kind), _others(kind))
+
+
+def _others(kind: str) -> tuple[Any, ...]:
+    if kind != "detection":
+        return ()
+    generator = torch.Generator().manual_seed(1)
+    return (([torch.rand(3, height, width, generator=generator) for height, width in ((140, 100), (64, 90))],),)
 
 
 def _kind(name: str) -> str:
