@@ -78,7 +78,7 @@ class Case:
     name: str
     axes: str
     function: Callable[..., Any]
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     constants: tuple[Tensor, ...] = ()
     positive: bool = False
     kept: Callable[..., Any] | None = None
@@ -97,7 +97,7 @@ class OneOp(nn.Module):
         generator = torch.Generator().manual_seed(0)
         self.inputs: list[str] = []
         for word in case.axes.split():
-            sizes = [case.sizes.get(letter, SIZES[letter]) for letter in word]
+            sizes = [(SIZES | case.sizes)[letter] for letter in word]
             value = torch.randn(sizes, generator=generator, dtype=case.dtype)
             self._add(nn.Parameter(value.abs() + 0.1 if case.positive else value, requires_grad=False))
         for constant in case.constants:

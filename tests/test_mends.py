@@ -74,8 +74,9 @@ def test_the_code_of_the_mended_call(case: Case) -> None:
 
 def made_anew(module: nn.Module) -> nn.Module:
     """A new module of the same class with the same attributes."""
-    kind = nn.RNNBase if isinstance(module, nn.RNNBase) else type(module)
-    names = set(inspect.signature(kind.__init__).parameters) - {"mode", "bias"}
+    bases = (base for base in (nn.RNNBase, nn.RNNCellBase) if isinstance(module, base))
+    kind = next(bases, type(module))
+    names = set(inspect.signature(kind.__init__).parameters) - {"mode", "bias", "num_chunks"}
     if not isinstance(module, nn.LSTM):
         names.discard("proj_size")
     arguments = {name: getattr(module, name) for name in names if hasattr(module, name)}
@@ -94,7 +95,7 @@ def test_a_modules_attributes_are_those_of_a_new_module_of_its_size(case: Case) 
 
 
 class Reader(nn.Module):
-    """A recurrent module that reads normalised features; its first state is an input."""
+    """A recurrent module that reads normalised features; its first state is a parameter."""
 
     def __init__(self, kind: type[nn.RNNBase], layers: int, *, both_ways: bool, batch_first: bool) -> None:
         super().__init__()
@@ -102,24 +103,24 @@ class Reader(nn.Module):
         self.features, self.norm = nn.Linear(5, 12), nn.LayerNorm(12)
         self.read = kind(12, 6, layers, bidirectional=both_ways, batch_first=batch_first)
         self.start = nn.Parameter(torch.randn(layers * directions, 1, 6))
-        self.head = nn.Linear(6 * directions, 3)
+        self.head, self.tail = nn.Linear(6 * directions, 3), nn.Linear(6, 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         start = self.start.expand(-1, x.shape[0 if self.read.batch_first else 1], -1).contiguous()
         states = (start, torch.tanh(start)) if isinstance(self.read, nn.LSTM) else start
         output, last = self.read(torch.relu(self.norm(self.features(x))), states)
-        return self.head(output), last[0]
+        return self.head(output), self.tail(last[0])
 
 
 @pytest.mark.parametrize("statistics", ["full", "kept"])
 @pytest.mark.parametrize(("both_ways", "batch_first"), [(False, True), (True, False), (True, True)])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_what_a_recurrent_module_reads_is_pruned(
+def test_what_a_recurrent_module_reads_and_writes_is_pruned(
     kind: type[nn.RNNBase], layers: int, both_ways: bool, batch_first: bool, statistics: str
 ) -> None:
     model, x = Reader(kind, layers, both_ways=both_ways, batch_first=batch_first).eval(), torch.randn(3, 4, 5)
     plan = random_plan(model, x, fraction=0.5)
     small = fxprune.compile(model, plan, statistics=statistics)
-    assert (small.read.input_size, small.read.hidden_size) == (6, 6)
+    assert (small.read.input_size, small.read.hidden_size) == (6, 3)
     assert_exact(model, plan, small, x, batch_sizes=(5,) if batch_first else ())

@@ -509,21 +509,22 @@ class _Interpreter(fx.Interpreter):
         return value
 
     def _state_recurrent(self, node: fx.Node, value: Any, where: Where) -> None:
-        """A recurrent module: its equations are stated for it as a whole."""
-        x, *states = [self.result.axes[one] for one in node.all_input_nodes]
-        if not isinstance(x, tuple):
-            self._freeze_around(node, value, where, "a recurrent module over packed sequences")
-            return
-        self.result.equations.where = where
+        """A recurrent module, cell or function: its equations are stated for it as a whole."""
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        arguments = [self.ledger.as_axes(one) for one in args]
+        named = {key: self.ledger.as_axes(one) for key, one in kwargs.items()}
         outputs = [one for one in tree_leaves(value) if isinstance(one, torch.Tensor)]
+        callee = self.modules[str(node.target)] if node.op == "call_module" else node.target
         parameters = {name.rpartition(".")[2]: axes for name, axes in self._inside(node)}
         op = self.ledger.op(where.op, outputs)
-        results = recurrent(op, x, parameters)
+        try:
+            results = recurrent(op, callee, parameters, arguments, named)
+        except (LookupError, ValueError) as error:
+            self._freeze_around(node, value, where, f"a recurrent call of another form ({error})")
+            return
         for tensor, axes in zip(outputs, results, strict=True):
             self.ledger.learn(tensor, axes)
-        for axes in flat_axes(states):
-            op.freeze(axes, "state of a recurrent module")
-        self.result.readers.update(map(id, op.contracted))
+        self.ledger.note_uses(op, [arguments, named, parameters], is_view=False)
         self.result.operations[node] = [Operation(where.op, results, (), False)]
 
     def _state_own(self, rule: Rule, node: fx.Node, value: Any, where: Where) -> None:

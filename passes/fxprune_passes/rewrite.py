@@ -13,7 +13,7 @@ from fxprune_passes.emit import Emitter
 from fxprune_passes.kept import Kept
 from fxprune_passes.mend import FULL, MENDS, MODULES, Call, Scalars, Source, moved
 from fxprune_passes.mode import mode_of
-from fxprune_passes.propagate import Propagation
+from fxprune_passes.propagate import Propagation, flat_axes
 from fxprune_passes.scalars import changes, is_scalar, write_scalar
 from fxprune_passes.vanish import EMPTY, Vanish, is_empty, refusal
 
@@ -152,6 +152,8 @@ class Rewriter:
     def _module(self, node: fx.Node, call: Call) -> Any:
         target = str(node.target)
         module = self.emitter.model.get_submodule(target)
+        if any(is_empty(part, call) for part in flat_axes(self.source.axes[node])):
+            raise refusal(call)  # some of its results, not all: an LSTM loses its projection or its cells
         if self._is_full(node) and type(module) in FULL:
             return FULL[type(module)](call, module)
         mend = MODULES.get(type(module))

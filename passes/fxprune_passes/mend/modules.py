@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from fxprune_passes.axes import leaves
+from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.mend.registry import Call
 
 Attributes = dict[str, Any]
@@ -59,8 +61,35 @@ def linear(call: Call, module: Any) -> Attributes:
 
 @module_mend(nn.LSTM, nn.GRU, nn.RNN)
 def recurrent(call: Call, module: Any) -> Attributes:
-    """``weight_ih_l0`` (gates * hidden, input)."""
-    return {"input_size": call.kept.size(_input(call)[-1])}
+    """``weight_ih_l0`` (gates * hidden, input), ``weight_hr_l0`` (proj, hidden)."""
+    x, last = _input(call), call.axes()[-1]
+    last = last if isinstance(last, list) else [last]
+    data = x[0] if isinstance(x, list) else x
+    sizes = {"input_size": call.kept.size(data[-1]), "hidden_size": call.kept.size(last[-1][-1])}
+    if module.proj_size:
+        sizes["proj_size"] = call.kept.size(last[0][-1])
+        if sizes["proj_size"] >= sizes["hidden_size"]:  # PyTorch tells a projection by its width (torch 2.15)
+            raise PlanError(_no_projection(call, sizes))
+    return sizes
+
+
+def _no_projection(call: Call, sizes: Attributes) -> str:
+    """An LSTM's projection must be narrower than what it projects."""
+    first = f"the plan keeps {sizes['hidden_size']} hidden channels of {call.node.target} and projects them to"
+    names = {call.kept.names[leaf] for axes in call.axes()[-1] for leaf in leaves(axes[-1]) if leaf in call.kept.names}
+    return explain(
+        f"{first} {sizes['proj_size']}; a projection must be narrower.",
+        at=str(call.node.meta.get("source", "")),
+        mend=f"keep more hidden channels than projected ones: {', '.join(map(repr, sorted(names)))}",
+    )
+
+
+@module_mend(nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+def cell(call: Call, module: Any) -> Attributes:
+    """``weight_ih`` (gates * hidden, input)."""
+    out = call.axes()
+    hidden = (out[0] if isinstance(out, list) else out)[-1]
+    return {"input_size": call.kept.size(_input(call)[-1]), "hidden_size": call.kept.size(hidden)}
 
 
 @module_mend(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
