@@ -153,6 +153,21 @@ SIZES = (
         lambda x, w: F.layer_norm(x, (8,), weight=w, eps=0.1),
         kept=lambda x, w: F.layer_norm(x, x.shape[2:], w, eps=0.1),
     ),
+    Case(
+        "batch_norm without running statistics",
+        "1ol o",
+        lambda x, w: F.batch_norm(x, None, None, weight=w, training=True, eps=0.1),
+    ),
+    Case(
+        "batch_norm without running statistics: of features",
+        "no o o",
+        lambda x, w, b: F.batch_norm(x, None, None, w, b, True, 0.0),
+    ),
+    Case(
+        "batch_norm without running statistics: torch's",
+        "ncl c",
+        lambda x, b: torch.batch_norm(x, None, b, None, None, True, 0.1, 1e-3, False),
+    ),
     Case("rms_norm", "nlc c", lambda x, w: F.rms_norm(x, (8,), w), kept=lambda x, w: F.rms_norm(x, x.shape[2:], w)),
     Case(
         "rms_norm: torch's",

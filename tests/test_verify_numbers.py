@@ -29,6 +29,8 @@ from fxprune import verify
 from fxprune_passes.masked_statistics import KEPT
 from fxprune_passes.mend import FULL
 
+aten = torch.ops.aten
+
 
 def reduction(function: Callable[..., Tensor]) -> type[nn.Module]:
     """A network in which ``function(network, x)`` reduces or normalises a convolution's channels (N, 8, L)."""
@@ -48,6 +50,7 @@ def reduction(function: Callable[..., Tensor]) -> type[nn.Module]:
     return Reduced
 
 
+PAIRS = (aten.var_mean, aten.std_mean)
 STATISTICS: dict[Any, list[Callable[..., Tensor]]] = {
     nn.LayerNorm: [lambda net, x: net.last(x.mT)],
     nn.RMSNorm: [lambda net, x: net.root(x.mT)],
@@ -66,6 +69,30 @@ STATISTICS: dict[Any, list[Callable[..., Tensor]]] = {
     "std": [lambda net, x: x.std(1, unbiased=False, keepdim=True) + x],
     torch.var_mean: [lambda net, x: sum(torch.var_mean(x, 1, keepdim=True)) + x],
     torch.std_mean: [lambda net, x: torch.std_mean(x, 1, keepdim=True)[1] + x],
+    F.batch_norm: [lambda net, x: F.batch_norm(x.mT, None, None, training=True)],
+    torch.batch_norm: [lambda net, x: torch.batch_norm(x.mT, None, None, None, None, True, 0.1, 1e-5, False)],
+    aten.batch_norm.default: [
+        lambda net, x: aten.batch_norm.default(x.mT, None, None, None, None, True, 0.1, 1e-5, False)
+    ],
+    aten._native_batch_norm_legit.no_stats: [
+        lambda net, x: aten._native_batch_norm_legit.no_stats(x.mT, None, None, True, 0.1, 1e-5)[0]
+    ],
+    aten.layer_norm.default: [lambda net, x: aten.layer_norm.default(x.mT, [8], net.scale, net.shift)],
+    aten.native_layer_norm.default: [lambda net, x: aten.native_layer_norm.default(x.mT, [8], net.scale, None, 0.1)[0]],
+    aten.rms_norm.default: [lambda net, x: aten.rms_norm.default(x.mT, [8], net.scale)],
+    aten._fused_rms_norm.default: [lambda net, x: aten._fused_rms_norm.default(x.mT, [8], net.scale, None)[0]],
+    aten.group_norm.default: [lambda net, x: aten.group_norm.default(x, 2, net.scale, net.shift)],
+    aten.native_group_norm.default: [
+        lambda net, x: aten.native_group_norm.default(x, net.scale, None, x.shape[0], 8, 5, 2, 1e-5)[0]
+    ],
+    aten.mean.default: [lambda net, x: aten.mean.default(x) * x],
+    aten.mean.dim: [lambda net, x: aten.mean.dim(x, [1], True) * x],
+    **{op.default: [lambda net, x, op=op: op.default(x)[None] * x] for op in (aten.var, aten.std)},
+    **{op.dim: [lambda net, x, op=op: op.dim(x, [1], False, True) + x] for op in (aten.var, aten.std)},
+    **{op.correction: [lambda net, x, op=op: op.correction(x, [1])[:, None]] for op in (aten.var, aten.std)},
+    **{op.default: [lambda net, x, op=op: op.default(x)[1] * x] for op in PAIRS},
+    **{op.dim: [lambda net, x, op=op: op.dim(x, [1], True, True)[0] + x] for op in PAIRS},
+    **{op.correction: [lambda net, x, op=op: sum(op.correction(x, [1], keepdim=True)) + x] for op in PAIRS},
 }
 
 

@@ -49,6 +49,7 @@ class Statistic:
 
 
 aten = torch.ops.aten
+_VARIANCES = ("default", "dim", "correction")
 KEPT: dict[Any, Callable[[Statistic], Any]] = {}
 """By fx target, or class of leaf module: how to compute it over the kept channels."""
 
@@ -65,7 +66,8 @@ def over_kept(*targets: Any) -> Callable[[Callable[[Statistic], Any]], Callable[
 
 @over_kept(torch.mean, "mean", torch.var, torch.std, "var", "std", torch.var_mean, torch.std_mean)
 @over_kept(aten.mean.default, aten.mean.dim)
-@over_kept(*(getattr(op, name) for op in (aten.var, aten.std, aten.var_mean, aten.std_mean) for name in op.overloads()))
+@over_kept(F.batch_norm, torch.batch_norm, aten.batch_norm.default, aten._native_batch_norm_legit.no_stats)
+@over_kept(*(getattr(op, name) for op in (aten.var, aten.std, aten.var_mean, aten.std_mean) for name in _VARIANCES))
 def same(call: Statistic) -> Any:
     """The call itself: fewer channels, and so a smaller denominator."""
     function = getattr(torch.Tensor, call.target) if isinstance(call.target, str) else call.target

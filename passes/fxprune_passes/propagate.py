@@ -441,11 +441,11 @@ class _Interpreter(fx.Interpreter):
         except Exception as error:
             raise CaptureError(self._failure(node, where, error)) from error
         self.result.operations[node] = self.ledger.operations
-        if self.ledger.statistics:
+        if self.ledger.statistics and knows_statistics(node, self.modules):
             self.result.statistics[node] = self.ledger.statistics
-            if not knows_statistics(node, self.modules):
-                for axis in self.ledger.statistics:
-                    self.result.equations.freeze(axis, "a mean or variance inside it runs over the axis")
+        else:
+            for axis in self.ledger.statistics:
+                self.result.equations.freeze(axis, "a mean or variance inside it runs over the axis")
         self.result.equations.where = where
         inputs = [self.result.axes[one] for one in node.all_input_nodes]
         state_alike(self.result.equations, node.target, inputs, self.ledger.tree(value))

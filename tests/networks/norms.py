@@ -166,6 +166,27 @@ class BorrowedBatchNorm(nn.Module):
         return self.head(y + norm(x.relu()))
 
 
+class StandardisedConv2d(nn.Conv2d):
+    """A convolution whose filters are standardised by a batch norm over all that is not a filter (NFNet, BiT)."""
+
+    def __init__(self, *args: int, **kwargs: int) -> None:
+        super().__init__(*args, **kwargs)
+        self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        rows = F.batch_norm(rows, None, None, weight=self.gain.view(-1) * 0.5, training=True, momentum=0.0, eps=1e-3)
+        return self._conv_forward(x, rows.reshape_as(self.weight), self.bias)
+
+
+family.add("standardised_weights", "weight standardisation", lambda: nn.Sequential(
+    StandardisedConv2d(3, 8, 3), nn.ReLU(), StandardisedConv2d(8, 12, 3), nn.ReLU(), StandardisedConv2d(12, 5, 1)),
+    image(), prunable=("0.weight", "2.weight"), frozen=("4.weight",))  # fmt: skip
+family.add("standardised_weights_in_groups", "weight standardisation", lambda: nn.Sequential(
+    StandardisedConv2d(3, 8, 3), nn.GELU(), StandardisedConv2d(8, 12, 3, groups=4), nn.SiLU(), nn.Conv2d(12, 5, 1)),
+    image(), prunable=("0.weight", "2.weight"), frozen=("4.weight",))  # fmt: skip
+
+
 @family.network("frozen batch norm", image(), prunable=STEM, frozen=HEAD)
 class FrozenBatchNorm(nn.Module):
     """Detection's frozen norm: four buffers folded into a scale and a shift, through reshape(1, -1, 1, 1)."""

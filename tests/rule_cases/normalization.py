@@ -49,7 +49,13 @@ CASES = (
         lambda x, m, v, w, b: F.batch_norm(x, m, v, w, b),
         positive=True,
     ),
-    Case("batch norm over the batch", "NcL c c", lambda x, w, b: F.batch_norm(x, None, None, w, b, True)),
+    Case("batch norm over the batch", "NcL c c c c", lambda x, m, v, w, b: F.batch_norm(x, m, v, w, b, True)),
+    Case("batch norm without running statistics", "ncl c c", lambda x, w, b: F.batch_norm(x, None, None, w, b, True)),
+    Case(
+        "native_batch_norm without running statistics",
+        "NcL",
+        lambda x: torch.native_batch_norm(x, None, None, None, None, True, 0.1, 1e-5)[0],
+    ),
     Case("instance norm", "NcHW c c", lambda x, w, b: F.instance_norm(x, weight=w, bias=b)),
     Case(
         "native_layer_norm",

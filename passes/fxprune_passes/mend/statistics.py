@@ -71,6 +71,11 @@ def _affine(call: Call, x: fx.Node, weight: Any, bias: Any, *, final: bool) -> f
     return call.emit("call_function", target, (x, other), final=final)
 
 
+def _along_channels(call: Call, one: Any, x: Axes) -> Any:
+    """A weight or bias (C,), or None, as it meets (N, C, ..)."""
+    return one if one is None else call.function(torch.reshape, one, (call.kept.size(x[1]), *(1 for _ in x[2:])))
+
+
 def _parameter(call: Call, module: Any, name: str) -> Any:
     """A read of a leaf module's parameter, or None if it has none."""
     if getattr(module, name, None) is None:
@@ -128,10 +133,29 @@ def group_norm(call: Call, module: Any) -> Any:
     r = (channels // left) / (x[1].size // groups)
     result, statistics = _normalized(call, grouped, list(range(2, len(x) + 1)), r, eps)
     result = call.function(torch.flatten, result, 1, 2)
-    shape = (channels, *(1 for _ in x[2:]))
-    weight, bias = (one if one is None else call.function(torch.reshape, one, shape) for one in (weight, bias))
+    weight, bias = (_along_channels(call, one, x) for one in (weight, bias))
     if is_native:
         flat = (call.function(torch.flatten, one, 1) for one in statistics)
+        return _affine(call, result, weight, bias, final=False), *flat
+    return _affine(call, result, weight, bias, final=True)
+
+
+_NO_STATS = aten._native_batch_norm_legit.no_stats
+
+
+@full_mend(F.batch_norm, torch.batch_norm, aten.batch_norm.default, _NO_STATS)
+def batch_norm(call: Call, module: Any) -> Any:
+    """Batch norm without running statistics (a weight that is standardised) with the original denominators."""
+    source = call.argument(0, "input")
+    x: Axes = call.axes(source)
+    first = 3 if call.node.target is F.batch_norm else 1
+    weight, bias = (call.data(call.argument(first + i, name)) for i, name in enumerate(("weight", "bias")))
+    eps = call.argument(5 if call.node.target is _NO_STATS else 7, "eps", 1e-5)
+    dims, rest = [0, *range(2, len(x))], [x[0], *x[2:]]
+    result, statistics = _normalized(call, call.tensors[source], dims, share(call.kept, rest), eps)
+    weight, bias = (_along_channels(call, one, x) for one in (weight, bias))
+    if call.node.target is _NO_STATS:
+        flat = (call.function(torch.flatten, one) for one in statistics)
         return _affine(call, result, weight, bias, final=False), *flat
     return _affine(call, result, weight, bias, final=True)
 

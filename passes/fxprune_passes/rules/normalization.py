@@ -24,12 +24,19 @@ aten = torch.ops.aten
     *optional("_batch_norm_no_update"),
 )
 def batch_norm(op: Op, x: Axes, *args: Any, **kwargs: Any) -> Result:
-    """(N, C, ..), four of (C,) -> (N, C, ..), (C,), ..: every channel on its own."""
+    """(N, C, ..), four of (C,) -> (N, C, ..), (C,), ..: every channel on its own.
+
+    Without running statistics it standardises: a weight as (1, O, I * kernel), whose axes may well be pruned.
+    """
     for one in args:
         if isinstance(one, tuple):
             op.equal(x[1], one[0])
     if "with_update" in op.name or any(one is True for one in args):
-        op.freeze((x[0], *x[2:]), "a statistic of the batch runs over it")
+        rest = (x[0], *x[2:])
+        if any(isinstance(one, tuple) for one in args[2:]):
+            op.freeze(rest, "a statistic of the batch runs over it")
+        else:
+            op.statistic(rest)
     return [x, *((x[1],) for shape in op.shapes[1:] if shape == (x[1].size,))]
 
 
