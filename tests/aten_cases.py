@@ -31,6 +31,11 @@ MOVEMENT = (
     Case("unsafe_split_with_sizes.default", "nc", lambda x: aten.unsafe_split_with_sizes.default(x, [5, 3], 1)),
     Case("tensor_split.sections", "nc", lambda x: aten.tensor_split.sections(x, 3, 1)),
     Case("tensor_split.indices", "nc", lambda x: aten.tensor_split.indices(x, [2, 7], 1)),
+    Case("slice_scatter.default", "nc no", lambda x, y: aten.slice_scatter.default(x, y, 1, 0, 6), code="1, 0, 3, 1)"),
+    Case("slice_scatter.default: from the right", "nc no", lambda x, y: aten.slice_scatter.default(x, y, -1, -6)),
+    Case("slice_scatter.default: with steps", "nc ng", lambda x, y: aten.slice_scatter.default(x, y, 1, 1, 8, 2)),
+    Case("slice_scatter.default: of another axis", "nc wc",
+         lambda x, y: aten.slice_scatter.default(x, y, 0, 1), {"w": 3}),
     Case("roll.default", "nc", lambda x: aten.roll.default(x, [3], [1])),
 )
 SIZES = (

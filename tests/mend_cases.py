@@ -36,6 +36,8 @@ MOVEMENT = (
     Case("getitem: an index vector computed from a buffer", "nc", lambda x, i: x[:, i.flip(0)], constants=(ORDER,)),
     Case("getitem: of a tuple", "nc", lambda x: x.split([5, 3], 1)[1]),
     Case("getitem: of a size", "nc", lambda x: x.new_zeros(x.shape[0], x.shape[-1]) + x),
+    Case("slice_scatter", "nc no", lambda x, y: torch.slice_scatter(x, y, 1, 1, 7)),
+    Case("slice_scatter: method", "nc no", lambda x, y: x.slice_scatter(src=y, dim=1, end=6)),
     Case("setitem: a run", "nc", lambda x: assigned(x, (slice(None), slice(2, 6)), 0.3)),
     Case("setitem: a tensor", "nc nb", lambda x, y: assigned(x, (slice(None), slice(None, 3)), y)),
     Case("setitem: with steps", "nc", lambda x: assigned(x, (slice(None), slice(1, None, 2)), 0.3)),

@@ -21,6 +21,7 @@ CASES = (
     Case("bernoulli", "nc", torch.bernoulli, positive=True),
     Case("bernoulli_", "nc", lambda x: x.clone().bernoulli_(0.3)),
     Case("clone", "nc", torch.clone),
+    Case("copy", "nc c", torch.ops.aten.copy.default),
     Case("copy_", "nc c", lambda x, y: x.clone().copy_(y)),
     Case("detach", "nc", lambda x: x.detach()),
     Case("exponential_", "nc", lambda x: x.clone().exponential_()),

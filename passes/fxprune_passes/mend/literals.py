@@ -19,8 +19,8 @@ from fxprune_passes.mend.registry import MENDS
 aten = torch.ops.aten
 PLACES = frozenset(
     {
-        aten.constant_pad_nd, aten.index, aten.index_select, aten.roll, aten.slice, aten.split, aten.split_with_sizes,
-        aten.unsafe_split, aten.unsafe_split_with_sizes,
+        aten.constant_pad_nd, aten.index, aten.index_select, aten.roll, aten.slice, aten.slice_scatter, aten.split,
+        aten.split_with_sizes, aten.unsafe_split, aten.unsafe_split_with_sizes,
     }
 )  # fmt: skip
 SIZES = frozenset(

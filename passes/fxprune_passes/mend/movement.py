@@ -169,9 +169,31 @@ def slice_(call: Call) -> fx.Node:
     if places is not None:
         index = call.constant(torch.tensor(places))
         return call.emit("call_function", aten.index_select.default, (call.tensors[call.input], dim, index))
+    return call.emit(call.node.op, call.node.target, (call.tensors[call.input], dim, *_bounds(written)))
+
+
+@mend(torch.slice_scatter, "slice_scatter", aten.slice_scatter.default)
+def slice_scatter(call: Call) -> fx.Node:
+    """``aten.slice_scatter(x, y, 1, 0, 8)`` -> the places of y that are left, as a slice or an index vector."""
+    x: Axes = call.axes(call.input)
+    source = call.argument(1, "src")
+    dim = call.old(call.argument(2, "dim", 0))
+    bounds = (call.argument(3, "start"), call.argument(4, "end"), call.argument(5, "step", 1))
+    if call.kept.mask(x[dim]) is None:
+        return call.copy()
+    written, places = _slice(call, slice(*bounds), x, dim)
+    if places is not None:
+        index = call.constant(torch.tensor(places))
+        args = (call.tensors[call.input], dim, index, call.tensors[source])
+        return call.emit("call_function", aten.index_copy.default, args)
+    args = (call.tensors[call.input], call.tensors[source], dim, *_bounds(written))
+    return call.emit(call.node.op, call.node.target, args)
+
+
+def _bounds(written: slice) -> tuple[Any, Any, Any]:
+    """Start, end and step as ATen takes them."""
     start, stop, step = written.start, written.stop, written.step
-    args = (0 if start is None else start, sys.maxsize if stop is None else stop, 1 if step is None else step)
-    return call.emit(call.node.op, call.node.target, (call.tensors[call.input], dim, *args))
+    return (0 if start is None else start, sys.maxsize if stop is None else stop, 1 if step is None else step)
 
 
 @mend(torch.narrow, "narrow", aten.narrow.default)

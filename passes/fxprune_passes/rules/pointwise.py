@@ -19,6 +19,7 @@ _UNTAGGED = (
     aten.cauchy_,
     aten.clone,
     aten.complex,
+    aten.copy,
     aten.copy_,
     aten.detach,
     aten.exponential_,
