@@ -34,8 +34,9 @@ MOVEMENT = (
     Case("slice_scatter.default", "nc no", lambda x, y: aten.slice_scatter.default(x, y, 1, 0, 6), code="1, 0, 3, 1)"),
     Case("slice_scatter.default: from the right", "nc no", lambda x, y: aten.slice_scatter.default(x, y, -1, -6)),
     Case("slice_scatter.default: with steps", "nc ng", lambda x, y: aten.slice_scatter.default(x, y, 1, 1, 8, 2)),
-    Case("slice_scatter.default: of another axis", "nc wc",
-         lambda x, y: aten.slice_scatter.default(x, y, 0, 1), {"w": 3}),
+    Case(
+        "slice_scatter.default: of another axis", "nc wc", lambda x, y: aten.slice_scatter.default(x, y, 0, 1), {"w": 3}
+    ),
     Case("roll.default", "nc", lambda x: aten.roll.default(x, [3], [1])),
 )
 SIZES = (

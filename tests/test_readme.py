@@ -8,11 +8,14 @@ import io
 import re
 from pathlib import Path
 
+import pytest
+
 import fxprune
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+SESSIONS = [code for language, code in BLOCKS if language == "pycon"]
 
 
 def test_the_example_prints_what_is_shown() -> None:
@@ -23,8 +26,8 @@ def test_the_example_prints_what_is_shown() -> None:
     assert printed.getvalue() == shown
 
 
-def test_the_session_goes_as_shown() -> None:
-    (session,) = (code for language, code in BLOCKS if language == "pycon")
+@pytest.mark.parametrize("session", SESSIONS, ids=range(len(SESSIONS)))
+def test_a_session_goes_as_shown(session: str) -> None:
     test = doctest.DocTestParser().get_doctest(session, {}, "README", "README.md", 0)
     assert doctest.DocTestRunner().run(test).failed == 0
 
