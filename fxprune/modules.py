@@ -44,7 +44,8 @@ def compile_module(model: nn.Module, analysis: Analysis, kept: Kept, statistics:
     small = remake(model, propagation, kept, found.attributes)
     for place in analysis.capture.forgotten:
         place.empty(small)
-    notes = (*analysis.groups.notes, *follow(model, small))
+    read = {str(node.target) for node in propagation.graph_module.graph.nodes if node.op == "get_attr"}
+    notes = (*analysis.groups.notes, *follow(model, small, read))
     check_module(small, analysis, kept)
     facts = {"statistics": statistics, "emit": "module", "attributes": found.attributes, "notes": notes}
     small.__dict__["_fxprune"] = facts

@@ -1,7 +1,7 @@
 """Settings that follow sizes: a transformers configuration's ``hidden_size``, say, after the hidden axis was pruned.
 
-A setting follows where two things agree: every module that holds a number of that name has the same new value; or,
-where the module can be built from its settings, every size that grows with the setting asks for the same new value.
+A setting follows where every module whose code reads a number of that name has the same new value. One that no code
+reads follows where the module can be built from its settings, and every size that grows with it asks for the same value.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,12 +20,14 @@ from fxprune.numbers import is_settings
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def follow(model: nn.Module, small: nn.Module) -> tuple[str, ...]:
+def follow(model: nn.Module, small: nn.Module, read: Collection[str]) -> tuple[str, ...]:
     """Bring the settings of a smaller copy in line with its sizes.
 
     Args:
         model: The original; only read.
-        small: Its copy with sliced parameters and new attributes; its settings objects are changed.
+        small: Its copy with sliced parameters and new attributes; its settings objects are changed, and numbers of
+            the same name and value that modules hold and no code reads.
+        read: Dotted names of the attributes that the forward reads.
 
     Returns:
         Notes: what changed, and whether the settings describe the smaller module.
@@ -34,15 +36,20 @@ def follow(model: nn.Module, small: nn.Module) -> tuple[str, ...]:
     for path, name, holder in _settings(small):
         owner, part = model.get_submodule(path), small.get_submodule(path)
         before = getattr(owner, name)
-        found = _by_name(model, small, before)
-        described, found = _by_shape(owner, part, before, found)
+        held = _by_name(model, small, before, read)
+        found = {key: values.pop() for key, values in held.items() if len(values) == 1}
+        found = {key: value for key, value in found.items() if value != getattr(before, key)}
+        described, found = _by_shape(owner, part, before, found, fixed=held.keys())
         for key, value in found.items():
             setattr(holder, key, value)
+            _set_unread(small, key, getattr(before, key), value, read)
         where = f"{path}.{name}" if path else name
         notes += [f"{where}.{key} is {value} now, and was {getattr(before, key)}" for key, value in found.items()]
         if not described:
             kind = type(owner).__name__
             notes.append(f"{where} cannot describe the sizes of the smaller {kind}: save the module itself")
+        elif tables := _tables(owner, part):
+            notes.append(f"{where} describes the sizes, not the values of {', '.join(tables)}: save the module itself")
     return tuple(notes)
 
 
@@ -60,19 +67,33 @@ def _numbers(settings: Any) -> dict[str, int]:
     return {name: value for name, value in vars(settings).items() if type(value) is int and value > 0}
 
 
-def _by_name(model: nn.Module, small: nn.Module, settings: Any) -> dict[str, int]:
-    """Settings of which every module that holds a number of that name and value has the same new one."""
-    new: dict[str, set[int]] = {}
+def _set_unread(small: nn.Module, name: str, before: int, value: int, read: Collection[str]) -> None:
+    for path, module in small.named_modules():
+        if vars(module).get(name) == before and f"{path}.{name}" not in read:
+            setattr(module, name, value)
+
+
+def _by_name(model: nn.Module, small: nn.Module, settings: Any, read: Collection[str]) -> dict[str, set[int]]:
+    """Of each setting that some modules read as a number of that name, the values that it has in the smaller ones."""
+    held: dict[str, set[int]] = {}
     before = _numbers(settings)
     for path, module in model.named_modules():
         own, now = vars(module), vars(small.get_submodule(path))
         for name, value in before.items():
-            if own.get(name) == value and type(own[name]) is int:
-                new.setdefault(name, set()).add(now[name])
-    return {name: values.pop() for name, values in new.items() if len(values) == 1 and before[name] not in values}
+            if own.get(name) == value and type(own[name]) is int and f"{path}.{name}" in read:
+                held.setdefault(name, set()).add(now[name])
+    return held
 
 
-def _by_shape(owner: nn.Module, small: nn.Module, settings: Any, found: dict[str, int]) -> tuple[bool, dict[str, int]]:
+def _tables(owner: nn.Module, small: nn.Module) -> list[str]:
+    """Buffers that are sliced and that no state dict holds: a module built anew computes others."""
+    saved, now = owner.state_dict().keys(), dict(small.named_buffers())
+    return [name for name, one in owner.named_buffers() if name not in saved and now[name].shape != one.shape]
+
+
+def _by_shape(
+    owner: nn.Module, small: nn.Module, settings: Any, found: dict[str, int], fixed: Collection[str]
+) -> tuple[bool, dict[str, int]]:
     """Add the settings that bring the sizes of a module built from them nearer to those of the smaller one.
 
     Returns:
@@ -84,7 +105,9 @@ def _by_shape(owner: nn.Module, small: nn.Module, settings: Any, found: dict[str
     built: Shapes | None = _shapes_built(type(owner), settings, found)
     while built is not None and built != now:
         tried = [
-            one for name in _numbers(settings) if name not in found for one in _tries(owner, settings, found, name, now)
+            one
+            for name in _numbers(settings).keys() - found.keys() - set(fixed)
+            for one in _tries(owner, settings, found, name, now)
         ]
         best = min(tried, key=lambda one: len(_differing(one[1], now)), default=None)
         if best is None or len(_differing(best[1], now)) >= len(_differing(built, now)):
