@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from fxprune.sizes import RecordedFloat, RecordedInt
+from fxprune.sizes import RecordedFloat, RecordedInt, plain
 
 
 class _IntWhileRecording(type):
@@ -118,3 +118,19 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
         for content, before in kept.values():
             content.clear()
             (content.extend if isinstance(content, list) else content.update)(before)
+
+
+@contextmanager
+def numbers_plain(module: nn.Module) -> Iterator[None]:
+    """Give a module that runs unseen plain numbers for its recorded attributes: what it compares is its own affair."""
+    recorded = [
+        (own, {name: value for name, value in own.items() if isinstance(value, RecordedInt)})
+        for own in map(vars, module.modules())
+    ]
+    for own, numbers in recorded:
+        own.update({name: plain(value) for name, value in numbers.items()})
+    try:
+        yield
+    finally:
+        for own, numbers in recorded:
+            own.update(numbers)

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from fxprune.frames import call_model, current_line
 from fxprune.memoized import caches_bypassed
 from fxprune.modes import ModalCall, Running, in_mode, is_training, modal_call, training_reads_seen
-from fxprune.patches import attributes_kept, functions_seen, module_calls_seen
+from fxprune.patches import attributes_kept, functions_seen, module_calls_seen, numbers_plain
 from fxprune.sizes import Recipe, RecordedInt, RecordedSize, map_values, plain
 from fxprune.spelling import (
     ASSERTIONS,
@@ -192,7 +192,7 @@ class Recorder(TorchFunctionMode):
         if self.is_leaf(module, path) and self._own[id(module)] == _tensors_of(module):
             call: Call = ("call_module", path, args, kwargs)
             buffers = list(module.buffers())
-            with self._noting_failure(type(module).__name__, (args, kwargs)):
+            with self._noting_failure(type(module).__name__, (args, kwargs)), numbers_plain(module):
                 return self._node(
                     lambda: original(module, *plain(args), **plain(kwargs)),
                     call,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from fxprune.frames import current_globals, current_line
 from fxprune.sizes import Recipe, RecordedFloat, RecordedInt, RecordedSize, map_values
@@ -142,7 +143,7 @@ class GraphWriter:
             return value
         if isinstance(value, dict):
             return parts
-        return type(value)(*parts.values()) if hasattr(value, "_fields") else type(value)(parts.values())
+        return type(value)._make(parts.values()) if hasattr(value, "_fields") else type(value)(parts.values())
 
     def recipe(self, tensor: Tensor) -> Recipe:
         """Where a tensor comes from.
@@ -164,7 +165,11 @@ class GraphWriter:
         return self._recipes[id(tensor)][1]
 
     def written(self, value: Any) -> Any:
-        """A value as an argument of a node."""
+        """A value as an argument of a node; a packed sequence is made by a node of its own, as fx takes none."""
+        if isinstance(value, PackedSequence):
+            return self.write("call_function", PackedSequence, tuple(value))
+        if type(value) in (tuple, list):
+            return type(value)(self.written(one) for one in value)
         return map_values(value, self._written)
 
     def _written(self, value: Any) -> Any:
@@ -252,7 +257,7 @@ def _writable(output: Any, *, in_dict: bool = False) -> Any:
     if isinstance(output, (list, tuple)) and not isinstance(output, RecordedSize):
         items = [_writable(one, in_dict=in_dict) for one in output]
         if isinstance(output, tuple):
-            return type(output)(*items) if hasattr(output, "_fields") and not in_dict else tuple(items)
+            return type(output)._make(items) if hasattr(output, "_fields") and not in_dict else tuple(items)
         return items
     return output
 

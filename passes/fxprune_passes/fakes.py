@@ -57,8 +57,12 @@ def tensors_held(module: nn.Module) -> Iterator[torch.Tensor]:
 
 @contextmanager
 def fake_tensors(module: nn.Module, fake_mode: FakeTensorMode) -> Iterator[None]:
-    """Exchange the tensors of a module for fake ones, and put them back at the end."""
+    """Exchange the tensors of a module for fake ones, and put them back at the end.
+
+    A recurrent module that runs meanwhile lists the weights that it has then.
+    """
     tables = [table for one in module.modules() for table in (one._parameters, one._buffers)]
+    lists = [(vars(one), _lists(one)) for one in module.modules() if isinstance(one, nn.RNNBase)]
     real = [dict(table) for table in tables]
     known: dict[int, torch.Tensor] = {}
     try:
@@ -70,3 +74,10 @@ def fake_tensors(module: nn.Module, fake_mode: FakeTensorMode) -> Iterator[None]
     finally:
         for table, content in zip(tables, real, strict=True):
             table.update(content)  # type: ignore[arg-type]
+        for own, content in lists:
+            own.update(content)
+
+
+def _lists(module: nn.RNNBase) -> dict[str, Any]:
+    """The weights that a recurrent module lists, and the references by which it sees that they are others."""
+    return {name: list(vars(module)[name]) for name in ("_flat_weights", "_flat_weight_refs") if name in vars(module)}

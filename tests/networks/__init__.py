@@ -21,6 +21,7 @@ from . import (
     outputs,
     positions,
     raw,
+    recurrent,
     reductions,
     reshaping,
     residuals,
@@ -36,7 +37,7 @@ __all__ = ["NETWORKS", "Inputs", "Network", "output_dim", "randomize", "rebatche
 
 FAMILIES = (
     chains, residuals, concatenation, slicing, indexing, reshaping, grouped, shuffles, norms, reductions, gates,
-    attention, fused, positions, transformers, language, sequences, sharing, raw, outputs, inplace,
+    attention, fused, positions, transformers, language, sequences, recurrent, sharing, raw, outputs, inplace,
     architectures, dynamic,
 )  # fmt: skip
 NETWORKS: tuple[Network, ...] = tuple(network for module in FAMILIES for network in module.family.networks)

@@ -96,7 +96,7 @@ class EmbeddingBag(nn.Module):
         return self.head(self.bag(ids))
 
 
-@family.network("lstm", tokens(), frozen=HEAD)
+@family.network("lstm", tokens(), prunable=("lstm.weight_ih_l0", "lstm.weight_hh_l1"), frozen=HEAD)
 class LstmLastState(nn.Module):
     """An embedding, two layers of LSTM, the last hidden state of the upper one."""
 
@@ -110,7 +110,7 @@ class LstmLastState(nn.Module):
         return self.head(hidden[-1])
 
 
-@family.network("lstm", image(), frozen=HEAD)
+@family.network("lstm", image(), prunable=("lstm.weight_hh_l0", "lstm.weight_hh_l0_reverse"), frozen=HEAD)
 class ConvolutionThenLstm(nn.Module):
     """CRNN: columns of an image are a sequence; channels times rows go in, both directions come out."""
 
@@ -126,7 +126,7 @@ class ConvolutionThenLstm(nn.Module):
         return self.head(y).transpose(0, 1)
 
 
-@family.network("gru", random_input(2, 4, 10), frozen=HEAD)
+@family.network("gru", random_input(2, 4, 10), prunable=("gru.weight_ih_l0", "gru.weight_hh_l0"), frozen=HEAD)
 class GruAfterConv1d(nn.Module):
     """A signal convolution, a GRU, the two directions' last states joined, a wider linear layer."""
 
@@ -140,7 +140,7 @@ class GruAfterConv1d(nn.Module):
         return self.head(self.fc(torch.cat((hidden[-2], hidden[-1]), dim=1)).relu())
 
 
-@family.network("gru", joined(sequence(), random_input(2, 10, seed=1)), frozen=HEAD)
+@family.network("gru", joined(sequence(), random_input(2, 10, seed=1)), frozen=(*HEAD, "gru.weight_hh_l0"))
 class GruWithInitialState(nn.Module):
     """A GRU whose first state is an input, and a residual around it."""
 
@@ -154,7 +154,7 @@ class GruWithInitialState(nn.Module):
         return self.head(x + y)
 
 
-@family.network("lstm", sequence(3), frozen=HEAD)
+@family.network("lstm", sequence(3), prunable=("lstm.weight_ih", "gru.weight_hh"), frozen=HEAD)
 class CellsInLoop(nn.Module):
     """An LSTM cell feeds a GRU cell, step by step, from zeros of the input's dtype."""
 

@@ -1,4 +1,4 @@
-"""Rules of ops that this build of PyTorch does not run: the equations alone, by device."""
+"""Rules of ops that do not run here, on other devices or on real values alone: the equations alone."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ ELSEWHERE = (
     Elsewhere("_scaled_dot_product_cudnn_attention", "CUDA", "nhLe nhSe nhSd LS", lambda *t: (*t, False), "nhLd"),
     Elsewhere("_scaled_dot_product_fused_attention_overrideable", "out of tree", *_ATTENTION),
     Elsewhere("_scaled_dot_product_attention_math_for_mps", "MPS", "nhLe nbSe nbSd", lambda *t: t, "nhLd"),
+    Elsewhere("_pack_padded_sequence", "real values", "NLc N", lambda x, lengths: (x, lengths, True), "Sc"),
+    Elsewhere("_pad_packed_sequence", "real values", "Sc L", lambda x, sizes: (x, sizes, True, 0.0, 5), "NLc"),
     Elsewhere("linear", "MPS", "nlk ok o", lambda *tensors: tensors, "nlo"),
     Elsewhere(
         "convolution_overrideable",

@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from fxprune_passes.axes import leaves
-from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.mend.registry import Call
 
 Attributes = dict[str, Any]
@@ -68,20 +66,7 @@ def recurrent(call: Call, module: Any) -> Attributes:
     sizes = {"input_size": call.kept.size(data[-1]), "hidden_size": call.kept.size(last[-1][-1])}
     if module.proj_size:
         sizes["proj_size"] = call.kept.size(last[0][-1])
-        if sizes["proj_size"] >= sizes["hidden_size"]:  # PyTorch tells a projection by its width (torch 2.15)
-            raise PlanError(_no_projection(call, sizes))
     return sizes
-
-
-def _no_projection(call: Call, sizes: Attributes) -> str:
-    """An LSTM's projection must be narrower than what it projects."""
-    first = f"the plan keeps {sizes['hidden_size']} hidden channels of {call.node.target} and projects them to"
-    names = {call.kept.names[leaf] for axes in call.axes()[-1] for leaf in leaves(axes[-1]) if leaf in call.kept.names}
-    return explain(
-        f"{first} {sizes['proj_size']}; a projection must be narrower.",
-        at=str(call.node.meta.get("source", "")),
-        mend=f"keep more hidden channels than projected ones: {', '.join(map(repr, sorted(names)))}",
-    )
 
 
 @module_mend(nn.LSTMCell, nn.GRUCell, nn.RNNCell)

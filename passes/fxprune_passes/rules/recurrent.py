@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from fxprune_passes.axes import Axes, Term, cat, prod
-from fxprune_passes.rules.registry import Op
+from fxprune_passes.rules.registry import Op, rule
 
 SEQUENCES = (nn.LSTM, nn.GRU, nn.RNN)
 CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
@@ -108,8 +108,6 @@ def _function(op: Op, function: Any, args: Sequence[Any]) -> list[Axes]:
     x, hx, weights, _, number, _, _, both_ways, *rest = (args[0], *args[2:]) if packed else args
     directions = 2 if both_ways else 1
     layers = _Layers(_parts(weights, number * directions), directions, bool(rest and rest[0]))
-    if layers.projection is not None:
-        op.freeze(layers.projection[1:], "a function tells a projected state by its width")
     return _sequence(op, x, _states(hx), layers)
 
 
@@ -158,9 +156,18 @@ def _step(op: Op, x: Axes, first: Sequence[Axes], layers: _Layers) -> list[Axes]
 
 
 def _widths(op: Op, layers: _Layers) -> tuple[Term, Term]:
-    """New axes for the hidden channels and for what is handed on: the same, unless it is projected."""
+    """New axes for the hidden channels and for what is handed on: the same, unless it is projected.
+
+    PyTorch tells a projected state by its width, and projects to fewer channels only (torch 2.15), so that more hidden
+    channels must stay than there are projected ones.
+    """
     if layers.projection is not None:
-        return op.dim(layers.projection[1].size), op.dim(layers.projection[0].size)
+        output, hidden = (axis.size for axis in layers.projection)
+        if output >= hidden:
+            reason = "no narrower than what is projected"
+            return op.fixed(hidden, reason), op.fixed(output, reason)
+        rest = op.dim(hidden - output - 1)
+        return cat((op.fixed(output + 1, "more hidden channels than projected ones"), rest)), op.dim(output)
     hidden = op.dim(layers.cells[0][1][1].size)
     return hidden, hidden
 
@@ -176,3 +183,18 @@ def _cell(op: Op, features: Term, cell: Sequence[Axes], hidden: Term, output: Te
     for axes in (one for one in rest if len(one) == 2):
         op.equal(axes[0], output)
         op.contract((hidden,), 0, axes, 1)
+
+
+@rule(torch.ops.aten._pack_padded_sequence)
+def pack(op: Op, x: Axes, lengths: Axes, batch_first: bool) -> list[Axes]:
+    """(N, L, ..) or (L, N, ..), (N,) -> (T, ..), (L,): the steps of all sequences, and how many run at each step."""
+    op.freeze((*x[:2], *lengths), "packed by length")
+    return [(op.fixed(op.shape[0], "packed steps", dynamic=True), *x[2:])]
+
+
+@rule(torch.ops.aten._pad_packed_sequence)
+def unpack(op: Op, data: Axes, sizes: Axes, batch_first: bool, value: float, length: int) -> list[Axes]:
+    """(T, ..), (L,) -> (N, L, ..) or (L, N, ..), (N,)."""
+    op.freeze((data[0], *sizes), "packed by length")
+    steps = tuple(op.fixed(size, "unpacked by length", dynamic=True) for size in op.shape[:2])
+    return [(*steps, *data[1:])]
