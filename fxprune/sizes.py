@@ -220,7 +220,7 @@ def map_values(value: Any, change: Callable[[Any], Any]) -> Any:
         return change(value)
     if isinstance(value, tuple):
         items = [map_values(one, change) for one in value]
-        return type(value)._make(items) if hasattr(value, "_fields") else tuple(items)
+        return value._make(items) if hasattr(value, "_make") else tuple(items)
     if isinstance(value, list):
         return [map_values(one, change) for one in value]
     if isinstance(value, dict):

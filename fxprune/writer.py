@@ -143,7 +143,7 @@ class GraphWriter:
             return value
         if isinstance(value, dict):
             return parts
-        return type(value)._make(parts.values()) if hasattr(value, "_fields") else type(value)(parts.values())
+        return value._make(parts.values()) if hasattr(value, "_make") else type(value)(parts.values())
 
     def recipe(self, tensor: Tensor) -> Recipe:
         """Where a tensor comes from.
@@ -257,7 +257,7 @@ def _writable(output: Any, *, in_dict: bool = False) -> Any:
     if isinstance(output, (list, tuple)) and not isinstance(output, RecordedSize):
         items = [_writable(one, in_dict=in_dict) for one in output]
         if isinstance(output, tuple):
-            return type(output)._make(items) if hasattr(output, "_fields") and not in_dict else tuple(items)
+            return output._make(items) if hasattr(output, "_make") and not in_dict else tuple(items)
         return items
     return output
 

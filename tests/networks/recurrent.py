@@ -62,7 +62,7 @@ class LearnedFirstState(nn.Module):
 
 @family.network("lstm", sequence(), prunable=(*LSTM, "lstm.weight_hr_l0", "lstm.weight_hr_l1"), frozen=HEAD)
 class ProjectedLstm(nn.Module):
-    """Hidden channels are projected after each step; what is projected and what it is projected to go one by one."""
+    """Hidden channels are projected after each step; those that are more than the projected ones can go."""
 
     def __init__(self) -> None:
         super().__init__()

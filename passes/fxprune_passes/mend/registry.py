@@ -162,7 +162,7 @@ def _map(value: Any, function: Callable[[fx.Node], Any]) -> Any:
         return function(value)
     if isinstance(value, tuple):
         mapped = [_map(one, function) for one in value]
-        return type(value)._make(mapped) if hasattr(value, "_fields") else tuple(mapped)
+        return value._make(mapped) if hasattr(value, "_make") else tuple(mapped)
     if isinstance(value, list):
         return [_map(one, function) for one in value]
     if isinstance(value, dict):

@@ -162,12 +162,12 @@ def _widths(op: Op, layers: _Layers) -> tuple[Term, Term]:
     channels must stay than there are projected ones.
     """
     if layers.projection is not None:
-        output, hidden = (axis.size for axis in layers.projection)
-        if output >= hidden:
+        narrow, wide = (axis.size for axis in layers.projection)
+        if narrow >= wide:
             reason = "no narrower than what is projected"
-            return op.fixed(hidden, reason), op.fixed(output, reason)
-        rest = op.dim(hidden - output - 1)
-        return cat((op.fixed(output + 1, "more hidden channels than projected ones"), rest)), op.dim(output)
+            return op.fixed(wide, reason), op.fixed(narrow, reason)
+        rest = op.dim(wide - narrow - 1)
+        return cat((op.fixed(narrow + 1, "more hidden channels than projected ones"), rest)), op.dim(narrow)
     hidden = op.dim(layers.cells[0][1][1].size)
     return hidden, hidden
 
