@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import fx, nn
@@ -22,6 +22,26 @@ from fxprune_passes.rewrite import rewrite
 from fxprune_passes.verify import check_shapes
 
 EMITS = ("graph", "module", "exported", "unflattened")
+
+
+@overload
+def compile(
+    model: Model, plan: Plan, *, statistics: str = ..., emit: Literal["graph"] | None = ...
+) -> fx.GraphModule: ...
+
+
+@overload
+def compile(
+    model: Model, plan: Plan, *, statistics: str = ..., emit: Literal["module", "unflattened"]
+) -> nn.Module: ...
+
+
+@overload
+def compile(model: Model, plan: Plan, *, statistics: str = ..., emit: Literal["exported"]) -> ExportedProgram: ...
+
+
+@overload
+def compile(model: Model, plan: Plan, *, statistics: str = ..., emit: str) -> Any: ...
 
 
 def compile(model: Model, plan: Plan, *, statistics: str = "kept", emit: str | None = None) -> Any:

@@ -42,6 +42,7 @@ def export(
         first = f"torch.export.export does not take the compiled graph: {_first_line(error)}"
         raise UnsupportedError(explain(first, mend='compile(..., emit="graph") gives the graph module')) from error
     program.graph_module.meta["fxprune"] = small.meta["fxprune"]
+    program.graph_module.meta["custom"] = {"fxprune": small.meta["fxprune"]}  # what torch.export.save keeps (2.15)
     _root_every_stack(program, model)
     return program
 

@@ -66,7 +66,8 @@ def _refusal(model: nn.Module, conflict: Conflict) -> str:
 def facts_of(small: nn.Module) -> Mapping[str, Any] | None:
     """What compile noted on its result (statistics, emit), or None for a module that it did not make."""
     if isinstance(small, fx.GraphModule):
-        return small.meta.get("fxprune")
+        kept: Mapping[str, Any] = {**small.meta.get("custom", {}), **small.meta}  # "custom" is saved with a program
+        return kept.get("fxprune")
     return vars(small).get("_fxprune")
 
 

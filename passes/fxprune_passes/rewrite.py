@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune_passes.effects import is_impure
 from fxprune_passes.emit import Emitter
 from fxprune_passes.kept import Kept
 from fxprune_passes.mend import FULL, MENDS, MODULES, Call, Scalars, Source, moved
@@ -60,7 +61,7 @@ class Rewriter:
         old = self.propagation.graph_module
         self.write()
         self.graph._codegen = old.graph._codegen
-        self.graph.eliminate_dead_code(is_impure_node=_is_impure)
+        self.graph.eliminate_dead_code(is_impure_node=is_impure)
         self.graph.lint()
         result = self.emitter.build(self.graph, type(self.emitter.model).__name__.removesuffix("Impl"), self._unread())
         result.meta["fxprune"] = {"statistics": self.statistics, "dropped": self._dropped(result)}
@@ -177,21 +178,3 @@ class Rewriter:
         """Parameters that no node of the new graph reads."""
         left = {name for name, _ in result.named_parameters(remove_duplicate=False)}
         return [name for name, _ in self.emitter.model.named_parameters() if name not in left]
-
-
-def _is_impure(node: fx.Node) -> bool:
-    """What must stay though nobody reads it: assertions, and writes into a tensor."""
-    if node.op in ("placeholder", "output") or node.meta.get("in_place") or node.kwargs.get("inplace"):
-        return True
-    if node.op == "call_method":
-        return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    if node.op != "call_function":
-        return False
-    name = getattr(node.target, "__name__", "")
-    in_place = name.endswith("_") and not name.endswith("__")
-    return in_place or node.target in _IN_PLACE or node.is_impure()
-
-
-_IN_PLACE = frozenset(
-    getattr(operator, f"i{name}") for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "mod", "and", "or")
-) | {operator.setitem, torch._assert}

@@ -184,8 +184,8 @@ def slice_scatter(call: Call) -> fx.Node:
     written, places = _slice(call, slice(*bounds), x, dim)
     if places is not None:
         index = call.constant(torch.tensor(places))
-        args = (call.tensors[call.input], dim, index, call.tensors[source])
-        return call.emit("call_function", aten.index_copy.default, args)
+        copied = (call.tensors[call.input], dim, index, call.tensors[source])
+        return call.emit("call_function", aten.index_copy.default, copied)
     args = (call.tensors[call.input], call.tensors[source], dim, *_bounds(written))
     return call.emit(call.node.op, call.node.target, args)
 
