@@ -1,7 +1,7 @@
 """Settings that follow sizes: a transformers configuration's ``hidden_size``, say, after the hidden axis was pruned.
 
 A setting follows where every module whose code reads a number of that name has the same new value. One that no code
-reads follows where the module can be built from its settings, and every size that grows with it asks for the same value.
+reads follows where the module can be built from its settings, and all sizes that grow with it ask for the same value.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def follow(model: nn.Module, small: nn.Module, read: Collection[str]) -> tuple[s
         if not described:
             kind = type(owner).__name__
             notes.append(f"{where} cannot describe the sizes of the smaller {kind}: save the module itself")
-        elif tables := _tables(owner, part):
-            notes.append(f"{where} describes the sizes, not the values of {', '.join(tables)}: save the module itself")
+        elif found:
+            notes.append(f"{where} describes sizes; built anew, scales and tables may differ: save the module itself")
     return tuple(notes)
 
 
@@ -83,12 +83,6 @@ def _by_name(model: nn.Module, small: nn.Module, settings: Any, read: Collection
             if own.get(name) == value and type(own[name]) is int and f"{path}.{name}" in read:
                 held.setdefault(name, set()).add(now[name])
     return held
-
-
-def _tables(owner: nn.Module, small: nn.Module) -> list[str]:
-    """Buffers that are sliced and that no state dict holds: a module built anew computes others."""
-    saved, now = owner.state_dict().keys(), dict(small.named_buffers())
-    return [name for name, one in owner.named_buffers() if name not in saved and now[name].shape != one.shape]
 
 
 def _by_shape(
