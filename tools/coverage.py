@@ -2,7 +2,7 @@
 
     python tools/coverage.py torchvision
     python tools/coverage.py timm --only "resnet*"
-    python tools/coverage.py transformers --markdown docs/coverage.md
+    python tools/coverage.py transformers --jobs 4 --markdown docs/coverage-transformers.md
 
 A model is exact if the compiled network equals the masked original within a relative error of 1e-9 in float64, with
 statistics over all channels. Detection models are compiled to their own class (emit="module") and must be exact on
@@ -21,6 +21,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import Pool
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -158,14 +160,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", metavar="GLOB", help="models or kinds to try; may be repeated")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table there")
     parser.add_argument("--traces", action="store_true", help="print every error in full")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes, each on one thread (default 1)")
     options = parser.parse_args(arguments)
     entries = [one for one in importlib.import_module(f"zoo.{options.zoo}_zoo").entries() if _asked(one, options.only)]
     rows = []
-    with tqdm(entries, unit="model", disable=None) as progress:
-        for entry in progress:
-            progress.set_postfix_str(entry.name)
-            rows.append(attempt(entry, traces=options.traces))
-            progress.write("  ".join(str(cell) for cell in rows[-1].cells()))
+    with (
+        Pool(options.jobs, torch.set_num_threads, (1,)) as pool,
+        tqdm(total=len(entries), unit="model", disable=None) as progress,
+    ):
+        for row in pool.imap(partial(attempt, traces=options.traces), entries):
+            rows.append(row)
+            progress.update()
+            progress.write("  ".join(str(cell) for cell in row.cells()))
     print(f"\n{tabulate([row.cells() for row in rows], headers=HEADERS)}\n\n{total(rows)}")
     if options.markdown:
         options.markdown.write_text(_page(options.zoo, rows), encoding="utf-8")
