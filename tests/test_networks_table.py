@@ -25,7 +25,7 @@ CONSTRUCTS = (
     "tied embedding", "module called twice", "shared parameter", "several inputs", "several outputs", "dict output",
     "vanishing branch", "index buffer", "functional convolution", "functional matmul", "einsum", "one-channel gate",
     "in place", "slice assignment", "input skip", "input concatenated", "memory format", "requires grad", "dtype",
-    "statistics over channels", "mixing over channels", "unused",
+    "statistics over channels", "mixing over channels", "weight standardisation", "unused",
 )  # fmt: skip
 
 EVERY_NETWORK = pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
