@@ -27,6 +27,7 @@ from fxprune.record import default_leaf, record
 from fxprune.spelling import places_name
 from fxprune_passes.errors import CaptureError, explain
 from fxprune_passes.fakes import shadow
+from fxprune_passes.recalled import RecallingMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,10 @@ def capture(model: nn.Module, example_inputs: ExampleInputs, *, emit: str = "gra
     args, kwargs = as_call(example_inputs)
     if emit == "module":
         try:
-            return _observe(model, args, kwargs, FakeTensorMode(allow_non_fake_inputs=True))
+            return _observe(model, args, kwargs, RecallingMode())
         except CaptureError:
             return _observe(model, args, kwargs, None)
-    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fake_mode = RecallingMode()
     copy = _copy(model, fake_mode)
     args, kwargs = _fake((args, kwargs), fake_mode)
     bound = bind(copy, args, kwargs)

@@ -1,0 +1,107 @@
+"""What the recalling mode answers from memory is what PyTorch's own fake tensors answer, for every op with a case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mend_cases
+import pytest
+import torch
+from one_op import Case, OneOp
+from rule_cases import CASES
+from torch import Tensor
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.utils._pytree import tree_leaves
+
+from fxprune.analysis import analyse
+from fxprune_passes.fakes import shadow
+from fxprune_passes.recalled import RecallingMode
+
+
+def facts(case: Case, mode: FakeTensorMode) -> list[Any]:
+    """Shape, strides, dtype and device of every output, and which input's memory it shares."""
+    model = shadow(OneOp(case), mode)
+    try:
+        with torch.no_grad(), mode:
+            outputs = tree_leaves(model(torch.zeros(1)))
+    except DynamicOutputShapeException as error:  # an index by values, which capture writes in another way
+        return [str(error)]
+    inputs = [*model.parameters(), *model.buffers()]
+    return [_facts(one, inputs) if isinstance(one, Tensor) else one for one in outputs]
+
+
+def _facts(tensor: Tensor, inputs: list[Tensor]) -> tuple[Any, ...]:
+    shared = [at for at, one in enumerate(inputs) if _memory(one) == _memory(tensor)]
+    return tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device, tensor.storage_offset(), shared
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+@pytest.mark.parametrize("case", [*CASES, *mend_cases.CASES], ids=lambda case: case.name)
+def test_recalled_is_what_pytorch_answers(case: Case) -> None:
+    recalling = RecallingMode()
+    want = facts(case, FakeTensorMode(allow_non_fake_inputs=True))
+    assert facts(case, recalling) == want  # run
+    assert facts(case, recalling) == want  # recalled
+
+
+def test_an_op_is_recalled_on_the_same_shapes_and_run_on_others() -> None:
+    mode = RecallingMode()
+    with mode:
+        a, b, c = torch.empty(3, 4), torch.empty(4, 5), torch.empty(4, 6)
+        first = a @ b
+        before = mode.recalled
+        again, other = a @ b, a @ c
+    assert mode.recalled == before + 1
+    assert (first.shape, again.shape, other.shape) == ((3, 5), (3, 5), (3, 6))
+    assert _memory(first) != _memory(again)
+
+
+def test_a_recalled_view_shares_memory_and_is_written_through() -> None:
+    mode = RecallingMode()
+    with mode:
+        a, b = torch.empty(4, 6), torch.empty(4, 6)
+        views = [a.view(2, 12), b.view(2, 12)]
+    assert [_memory(view) for view in views] == [_memory(a), _memory(b)]
+
+
+@pytest.mark.parametrize("other", [torch.float64, torch.bfloat16, torch.int64], ids=str)
+def test_dtypes_are_told_apart(other: torch.dtype) -> None:
+    with RecallingMode():
+        a, b = torch.empty(3), torch.empty(3, dtype=other)
+        assert [(a + 1).dtype, (b + 1).dtype] == [torch.float32, other]
+
+
+def test_numbers_that_are_equal_but_of_other_kinds_are_told_apart() -> None:
+    with RecallingMode():
+        x = torch.empty(3, dtype=torch.int64)
+        assert [(x * value).dtype for value in (1, 1.0, True)] == [torch.int64, torch.float32, torch.int64]
+
+
+def test_what_depends_on_values_is_asked_of_pytorch() -> None:
+    with RecallingMode():
+        x, mask = torch.empty(4), torch.empty(4, dtype=torch.bool)
+        for _ in range(2):
+            with pytest.raises(DynamicOutputShapeException):
+                x[mask]
+
+
+def test_a_changed_default_dtype_is_seen() -> None:
+    with RecallingMode():
+        x = torch.empty(3, dtype=torch.int64)
+        before = (x / 2).dtype
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert [before, (x / 2).dtype] == [torch.float32, torch.float64]
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def test_analysis_recalls_most_ops_of_a_deep_model() -> None:
+    block = [torch.nn.Conv2d(8, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU()]
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), *block * 3).eval()
+    mode = analyse(model, torch.zeros(2, 3, 8, 8)).capture.fake_mode
+    assert isinstance(mode, RecallingMode)
+    assert mode.recalled >= 6
