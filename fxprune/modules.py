@@ -117,7 +117,10 @@ def _compare(before: fx.Graph, after: fx.Graph) -> None:
 
 
 def fit(
-    analysis: Analysis, model: nn.Module, choose: Callable[[set[str]], dict[str, tuple[int, ...]]]
+    analysis: Analysis,
+    model: nn.Module,
+    choose: Callable[[set[str]], dict[str, tuple[int, ...]]],
+    statistics: str = "kept",
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """Leave out the groups that the model's code does not let go.
 
@@ -125,27 +128,33 @@ def fit(
         analysis: Made with ``emit="module"``.
         model: Only read.
         choose: Gives kept indices by group, where the named groups stay whole.
+        statistics: What it is to be compiled with.
 
     Returns:
         Kept indices by group, and for each group left out the line of code and what it would have to be.
     """
     left_out: dict[str, str] = {}
     chosen = choose(set())
-    while chosen and (conflicts := _conflicts(analysis, model, chosen)):
-        guilty = _guilty(analysis, model, chosen, conflicts) or dict.fromkeys(chosen, _reason(conflicts[0]))
+    while chosen and (conflicts := _conflicts(analysis, model, chosen, statistics)):
+        guilty = _guilty(analysis, model, chosen, conflicts, statistics) or dict.fromkeys(chosen, _reason(conflicts[0]))
         left_out.update(guilty)
         chosen = {name: kept for name, kept in choose(left_out.keys() | set()).items() if name not in left_out}
     return chosen, left_out
 
 
-def _conflicts(analysis: Analysis, model: nn.Module, keep: Mapping[str, Sequence[int]]) -> list[Conflict]:
-    kept = kept_of(analysis, keep)
-    constants = analysis.capture.constants
-    return needs(analysis.propagation, model, kept, statistics="kept", constants=constants).conflicts
+def _conflicts(
+    analysis: Analysis, model: nn.Module, keep: Mapping[str, Sequence[int]], statistics: str
+) -> list[Conflict]:
+    kept, constants = kept_of(analysis, keep), analysis.capture.constants
+    return needs(analysis.propagation, model, kept, statistics=statistics, constants=constants).conflicts
 
 
 def _guilty(
-    analysis: Analysis, model: nn.Module, keep: Mapping[str, Sequence[int]], conflicts: Sequence[Conflict]
+    analysis: Analysis,
+    model: nn.Module,
+    keep: Mapping[str, Sequence[int]],
+    conflicts: Sequence[Conflict],
+    statistics: str,
 ) -> dict[str, str]:
     """Of the groups in each conflict, those that cause it by themselves; else all but the first."""
     sure = {one.groups[0]: _reason(one) for one in conflicts if len(one.groups) == 1}
@@ -154,7 +163,7 @@ def _guilty(
         return sure
     for place in range(max((len(one.groups) for one in unclear), default=0)):
         alone = {one.groups[place] for one in unclear if place < len(one.groups)}
-        for one in _conflicts(analysis, model, {name: keep[name] for name in alone}):
+        for one in _conflicts(analysis, model, {name: keep[name] for name in alone}, statistics):
             sure.update({name: _reason(one) for name in one.groups if name in alone})
     if sure:
         return sure

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.analysis import analyse
+from fxprune.modules import fit
+from fxprune.plans import make_plan
 
 X = torch.randn(3, 12, generator=torch.Generator().manual_seed(0))
 
@@ -210,6 +212,22 @@ def test_full_statistics_need_other_code() -> None:
     assert small[1].normalized_shape == (4,)
     with pytest.raises(fxprune.PlanError, match="would have to change"):
         fxprune.compile(model, plan, statistics="full")
+
+
+def test_groups_that_full_statistics_need_are_left_out() -> None:
+    model = nn.Sequential(nn.Linear(12, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5)).double()
+    analysis = analyse(model, X.double(), emit="module")
+    half = {group.name: tuple(range(group.size // 2)) for group in analysis.groups}
+
+    def choose(left_out: set[str]) -> dict[str, tuple[int, ...]]:
+        return {name: kept for name, kept in half.items() if name not in left_out}
+
+    assert fit(analysis, model, choose) == (half, {})
+    chosen, left_out = fit(analysis, model, choose, "full")
+    assert (list(chosen), list(left_out)) == (["2"], ["0"])
+    plan = make_plan(model, X.double(), analysis, chosen, left_out)
+    small = fxprune.compile(model, plan, emit="module", statistics="full")
+    assert fxprune.verify(model, plan, small).ok
 
 
 def test_an_unknown_emit_is_refused() -> None:

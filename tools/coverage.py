@@ -35,6 +35,7 @@ from tqdm import tqdm
 import fxprune
 from fxprune.analysis import Analysis, analyse
 from fxprune.choose import cover
+from fxprune.modules import fit
 from fxprune.plans import make_plan
 from fxprune_passes.axes import freezing, leaves
 from fxprune_passes.errors import FxPruneError
@@ -96,11 +97,16 @@ def try_model(entry: Entry, row: Row) -> None:
 
 
 def half(model: nn.Module, inputs: Any, analysis: Analysis, seed: int = 0) -> fxprune.Plan:
-    """A random half of every group, both factors of products included."""
+    """A random half of every group, both factors of products included, but for those that a model's code holds."""
     generator = torch.Generator().manual_seed(seed)
     ranked = {group.name: torch.randperm(group.size, generator=generator).tolist() for group in analysis.groups}
     keep = {name: order[: max(1, len(order) // 2)] for name, order in ranked.items()}
-    return make_plan(model, inputs, analysis, cover(analysis, keep, ranked))
+
+    def choose(left_out: set[str]) -> dict[str, tuple[int, ...]]:
+        return cover(analysis, {name: kept for name, kept in keep.items() if name not in left_out}, ranked)
+
+    chosen, left_out = fit(analysis, model, choose, "full") if analysis.emit == "module" else (choose(set()), {})
+    return make_plan(model, inputs, analysis, chosen, left_out)
 
 
 def reachable(model: nn.Module, analysis: Analysis) -> float:

@@ -15,7 +15,7 @@ from zoo import Entry, randomize
 
 # Kinds by the package that a model's builder comes from.
 _KINDS = ("segmentation", "detection", "video", "optical_flow", "quantization")
-_IMAGE = {"vit_h_14": 56, "inception_v3": 80, "maxvit_t": 224}
+_IMAGE = {"vit_h_14": 56, "inception_v3": 80, "quantized_inception_v3": 80, "maxvit_t": 224}
 _CLIP = {"mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224), "s3d": (16, 224)}
 
 
