@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import importlib
+import re
 import sys
 import time
 import traceback
@@ -189,7 +190,8 @@ def _asked(entry: Entry, globs: Iterable[str] | None) -> bool:
 
 
 def _page(zoo: str, rows: Sequence[Row]) -> str:
-    table = tabulate([row.cells() for row in rows], headers=HEADERS, tablefmt="github")
+    table = re.sub(" {2,}", " ", tabulate([row.cells() for row in rows], headers=HEADERS, tablefmt="github"))
+    table = re.sub("-{4,}", "---", table)
     return f"# Coverage of {zoo}\n\nWritten by `python tools/coverage.py {zoo}`.\n\n{total(rows)}.\n\n{table}\n"
 
 
