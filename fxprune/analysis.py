@@ -15,7 +15,8 @@ from fxprune.program import Model, inputs_of
 from fxprune.wrappers import unwrap
 from fxprune_passes.errors import CaptureError, PlanError, explain
 from fxprune_passes.groups import ChannelGroups, Site
-from fxprune_passes.propagate import Propagation, propagate
+from fxprune_passes.propagate import propagate
+from fxprune_passes.propagation import Propagation
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from torch import fx, nn
 from fxprune.analysis import Analysis
 from fxprune_passes.errors import VerifyError, explain
 from fxprune_passes.fakes import shadow
-from fxprune_passes.propagate import quiet_run
+from fxprune_passes.quiet import quiet_run
 
 KINDS = ("unchanged", "sliced", "mended", "new", "removed")
 

@@ -20,7 +20,7 @@ from fxprune_passes.axes import Cat, Prod, Take, Term, leaves, resolve
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.groups import ChannelGroup, ChannelGroups, channels
 from fxprune_passes.kept import Kept
-from fxprune_passes.propagate import flat_axes
+from fxprune_passes.propagation import flat_axes
 
 
 def plan(

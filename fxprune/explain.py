@@ -15,7 +15,7 @@ from fxprune_passes import errors
 from fxprune_passes.axes import Axes, Cat, Dim, Frozen, Take, Term, freezing, leaves, resolve
 from fxprune_passes.errors import PlanError
 from fxprune_passes.groups import ChannelGroups, Site, channels
-from fxprune_passes.propagate import flat_axes
+from fxprune_passes.propagation import flat_axes
 from fxprune_passes.ties import Chain, chain_to, chains
 
 

@@ -10,7 +10,7 @@ from fxprune.notes import listed
 from fxprune.trial import Trial, named_tensors
 from fxprune_passes.errors import CaptureError, VerifyError, explain
 from fxprune_passes.kept import Kept
-from fxprune_passes.propagate import Propagation, flat_axes
+from fxprune_passes.propagation import Propagation, flat_axes
 from fxprune_passes.wide import NodeError
 
 _TOLERANCE = 1e-9

@@ -15,7 +15,7 @@ from fxprune.patches import attributes_kept, conversions_seen
 from fxprune.recorder import LOOKS, Failed, Recorder, tensors_in
 from fxprune.writer import ConversionMet
 from fxprune_passes.errors import CaptureError
-from fxprune_passes.propagate import quiet_run
+from fxprune_passes.quiet import quiet_run
 from fxprune_passes.refusals import VALUE_READS, does_not_run, needs_values
 
 _TRACED_INTO = (

@@ -17,7 +17,7 @@ from fxprune_passes.errors import UnsupportedError, explain
 from fxprune_passes.kept import Kept
 from fxprune_passes.masked_statistics import KEPT, Statistic
 from fxprune_passes.masks import cut, put_back, zero_removed
-from fxprune_passes.propagate import Propagation
+from fxprune_passes.propagation import Propagation
 from fxprune_passes.wide import Watch, Wide
 
 

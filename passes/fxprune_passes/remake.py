@@ -21,7 +21,7 @@ from fxprune_passes.emit import Emitter
 from fxprune_passes.errors import FxPruneError
 from fxprune_passes.kept import Kept
 from fxprune_passes.mode import mode_of
-from fxprune_passes.propagate import Propagation, flat_axes
+from fxprune_passes.propagation import Propagation, flat_axes
 from fxprune_passes.rewrite import Rewriter
 
 _ROUNDS = 8  # of attributes that follow from attributes

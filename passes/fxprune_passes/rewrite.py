@@ -14,7 +14,7 @@ from fxprune_passes.emit import Emitter
 from fxprune_passes.kept import Kept
 from fxprune_passes.mend import FULL, MENDS, MODULES, Call, Scalars, Source, moved
 from fxprune_passes.mode import mode_of
-from fxprune_passes.propagate import Propagation, flat_axes
+from fxprune_passes.propagation import Propagation, flat_axes
 from fxprune_passes.scalars import changes, is_scalar, write_scalar
 from fxprune_passes.vanish import EMPTY, Vanish, is_empty, refusal
 

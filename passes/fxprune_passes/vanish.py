@@ -20,7 +20,7 @@ from fxprune_passes.axes import Axes
 from fxprune_passes.effects import aliases, is_read_after, writes
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.mend import Call
-from fxprune_passes.propagate import Operation, flat_axes
+from fxprune_passes.propagation import Operation, flat_axes
 
 
 class Nothing:

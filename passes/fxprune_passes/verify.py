@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fxprune_passes.errors import VerifyError, explain
 from fxprune_passes.fakes import fake_tensors
 from fxprune_passes.kept import Kept
-from fxprune_passes.propagate import Propagation, numbers, quiet_run
+from fxprune_passes.propagation import Propagation, numbers
+from fxprune_passes.quiet import quiet_run
 
 
 def check_shapes(propagation: Propagation, small: fx.GraphModule, kept: Kept, inputs: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from fxprune_passes.kept import Kept
 from fxprune_passes.masks import zero_removed
-from fxprune_passes.propagate import Propagation
+from fxprune_passes.propagation import Propagation
 from fxprune_passes.wide import in_float64, widen, widened
 
 
