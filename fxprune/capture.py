@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -18,13 +16,12 @@ from torch.utils._pytree import tree_map_only
 
 from fxprune.accept import accept
 from fxprune.caches import Place, check_anew, forgotten, kept_as_attributes, kept_in_containers
-from fxprune.frames import call_model, current_line
+from fxprune.frames import current_line
 from fxprune.inputs import ExampleInputs, as_call, bind
-from fxprune.modes import training_reads_seen
-from fxprune.patches import attributes_kept, functions_seen
+from fxprune.mask_places import index_by_places, register_places
 from fxprune.picks import read_sizes_at_source
-from fxprune.record import default_leaf, record
-from fxprune.spelling import places_name
+from fxprune.record import record
+from fxprune.symbolic import is_plain, symbolic_trace
 from fxprune_passes.errors import CaptureError, explain
 from fxprune_passes.fakes import shadow
 from fxprune_passes.recalled import RecallingMode
@@ -82,11 +79,11 @@ def capture(model: nn.Module, example_inputs: ExampleInputs, *, emit: str = "gra
     copy = _copy(model, fake_mode)
     args, kwargs = _fake((args, kwargs), fake_mode)
     bound = bind(copy, args, kwargs)
-    places = _mask_places(model, copy, fake_mode)
+    places = register_places(model, copy, fake_mode)
     with _autocast_refused():
         graph_module, tracer = _trace(copy, model, args, kwargs, bound, fake_mode)
     read_sizes_at_source(graph_module.graph)
-    _index_by_places(graph_module, copy, places)
+    index_by_places(graph_module, copy, places)
     constants = _constants(graph_module, model, places)
     return Capture(graph_module, _inputs(graph_module, bound), fake_mode, constants, tracer)
 
@@ -175,7 +172,7 @@ def _trace(
     """Symbolic tracing where it is enough, the recording tracer everywhere else."""
     if isinstance(copy, fx.GraphModule):
         return copy, "graph"
-    if _is_plain(copy, bound) and (graph_module := _symbolic(copy)) is not None:
+    if is_plain(copy, bound) and (graph_module := symbolic_trace(copy)) is not None:
         return graph_module, "symbolic"
     return _recorded(copy, model, partial(record, copy, args, kwargs, fake_mode=fake_mode)), "recording"
 
@@ -214,99 +211,6 @@ def _anew(
     return result
 
 
-def _is_plain(model: nn.Module, bound: dict[str, Any]) -> bool:
-    """Whether symbolic tracing can see all there is: no composite leaf, no caches, and only tensors as arguments."""
-    if not all(isinstance(value, torch.Tensor) for value in bound.values()) or kept_in_containers(model):
-        return False
-    kinds = {parameter.kind for parameter in inspect.signature(model.forward).parameters.values()}
-    if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-        return False
-    return not any(_is_composite(module) for module in model.modules())
-
-
-def _is_composite(module: nn.Module) -> bool:
-    """A module of torch.nn that holds others and computes by itself, which symbolic tracing would leave whole."""
-    home = type(module).__module__
-    return home.startswith("torch.nn") and not home.endswith("container") and not default_leaf(module, "")
-
-
-class _Tracer(fx.Tracer):
-    """``fx.Tracer`` that notes source line and module path of every node, and stops at functions it cannot enter."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.path: list[str] = [""]
-
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Keep the path of the module whose forward is being traced."""
-        self.path.append(self.path_of_module(m))
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        finally:
-            self.path.pop()
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A proxy that refuses what a graph would lose in silence."""
-        return _Proxy(node, self)
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """Note where the node comes from; the recording tracer knows what a region without gradients means."""
-        if not torch.is_grad_enabled():
-            raise _UnseenError("a region without gradients")
-        node = super().create_node(*args, **kwargs)
-        node.meta["module"] = self.path[-1]
-        node.meta["source"] = "" if node.op == "output" else current_line()
-        if node.op == "call_function" and _is_wrapped(node.target):
-            raise _UnseenError(str(node.target))
-        return node
-
-
-class _UnseenError(Exception):
-    """Symbolic tracing met what it cannot enter or write down."""
-
-
-def _unseen(*call: Any) -> Any:
-    raise _UnseenError("an autograd function")
-
-
-class _Proxy(fx.Proxy):
-    """A proxy that may be given attributes of its own, but none that a tensor has."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if hasattr(torch.Tensor, name):
-            raise _UnseenError(f"an assignment to .{name}")
-        super().__setattr__(name, value)
-
-
-def _is_wrapped(target: Any) -> bool:
-    home = (getattr(target, "__module__", None) or "torch").split(".")[0]
-    return home not in ("torch", "_operator", "operator", "math", "builtins")
-
-
-def _symbolic(model: nn.Module) -> fx.GraphModule | None:
-    """The graph by symbolic tracing, or None where Python looks at values or a function stays opaque."""
-    tracer, switched = _Tracer(), list[nn.Module]()
-    try:
-        with (
-            torch.enable_grad(),
-            functions_seen(_unseen),
-            attributes_kept(model),
-            training_reads_seen(switched.append),
-        ):
-            graph = call_model(tracer.trace, model)
-    except Exception:  # any Python may fail on proxies; the recording tracer runs it on tensors
-        return None
-    if switched or _meets_constants(graph, model):
-        return None  # the recording tracer keeps what follows the mode, and finds out where a constant comes from
-    return fx.GraphModule(model, graph)
-
-
-def _meets_constants(graph: fx.Graph, model: nn.Module) -> bool:
-    """Whether symbolic tracing met tensors that are neither parameters nor buffers."""
-    known = {name for kind in (model.named_parameters, model.named_buffers) for name, _ in kind(remove_duplicate=False)}
-    return any(node.op == "get_attr" and str(node.target) not in known for node in graph.nodes)
-
-
 def _inputs(graph_module: fx.GraphModule, bound: Mapping[str, Any]) -> dict[str, Any]:
     names = [str(node.target) for node in graph_module.graph.nodes if node.op == "placeholder"]
     return {name: bound[name] for name in names if name in bound}
@@ -335,40 +239,6 @@ def _attributes_read(graph_module: fx.GraphModule, model: nn.Module) -> dict[str
     """Tensors that modules of the model hold as plain attributes, and that the graph reads."""
     names = {str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"}
     return {name: value for name in sorted(names) if type(value := _read(model, name)) is torch.Tensor}
-
-
-def _mask_places(model: nn.Module, copy: nn.Module, fake_mode: FakeTensorMode) -> dict[str, torch.Tensor]:
-    """The places that each boolean vector of a model picks, by the name under which the copy gets them as a buffer.
-
-    Indexing by the vector itself gives a result of unknown shape.
-    """
-    result: dict[str, torch.Tensor] = {}
-    for path, module in model.named_modules():
-        for name, mask in [*module._buffers.items(), *vars(module).items()]:
-            if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and mask.ndim == 1 and not mask.is_meta:
-                places = places_name(f"{path}.{name}" if path else name)
-                result[places] = mask.nonzero().flatten()
-                copy.register_buffer(places, fake_mode.from_tensor(result[places]), persistent=False)
-    return result
-
-
-def _index_by_places(graph_module: fx.GraphModule, copy: nn.Module, places: Mapping[str, torch.Tensor]) -> None:
-    """Index by places where a graph indexes by a boolean vector of the model; drop the places that nobody reads."""
-    graph = graph_module.graph
-    for node in list(graph.nodes):
-        name = places_name(str(node.target)) if node.op == "get_attr" else ""
-        readers = [one for one in node.users if one.target is operator.getitem and one.args[0] is not node]
-        if name in places and readers:
-            graph_module.register_buffer(name, copy.get_buffer(name), persistent=False)
-            with graph.inserting_after(node):
-                index = graph.get_attr(name)
-            for reader in readers:
-                reader.replace_input_with(node, index)
-            if not node.users:
-                graph.erase_node(node)
-    read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
-    for name in set(places) - read:
-        graph_module._buffers.pop(name, None)
 
 
 def _read(module: Any, target: str) -> Any:

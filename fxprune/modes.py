@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
@@ -53,23 +53,6 @@ class ModalCall:
                 off, on = (other.values[name], value) if training else (value, other.values[name])
                 if not off and isinstance(off, (bool, float, int)):
                     _set(self, name, _written(self.node, path, on, where))
-
-
-@dataclass(slots=True)
-class Running:
-    """A module whose forward is being recorded.
-
-    Attributes:
-        path: Its dotted name in the model.
-        module: The module.
-        reads: The lines at which its forward read a ``training`` flag.
-        calls: Its own modal calls so far (not those of the modules that it calls).
-    """
-
-    path: str
-    module: nn.Module
-    reads: dict[str, None] = field(default_factory=dict)
-    calls: list[ModalCall] = field(default_factory=list)
 
 
 def modal_call(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModalCall | None:

@@ -9,15 +9,18 @@ from torch import fx, nn
 from torch._subclasses import fake_tensor
 
 from fxprune.caches import Place
+from fxprune.calls import Failed, tensors_in
 from fxprune.frames import failing_line
 from fxprune.numbers import numbers_left, numbers_recorded
 from fxprune.patches import attributes_kept, conversions_seen
-from fxprune.recorder import LOOKS, Failed, Recorder, tensors_in
+from fxprune.recorder import Recorder
 from fxprune.writer import ConversionMet
 from fxprune_passes.errors import CaptureError
 from fxprune_passes.quiet import quiet_run
 from fxprune_passes.refusals import VALUE_READS, does_not_run, needs_values
 
+# Functions that look at the values of a tensor whatever they are given.
+_LOOKS = frozenset({"array", "bool", "complex", "float", "format", "index", "int", "item", "numpy", "tolist"})
 _TRACED_INTO = (
     nn.Sequential,
     nn.ModuleList,
@@ -98,7 +101,7 @@ def record(
         except CaptureError:
             raise
         except Exception as error:
-            raise CaptureError(_failure(model, error, recorder.failed)) from error
+            raise CaptureError(_failure(model, error, recorder.calls.failed)) from error
         if recorder.writer.converted.keys() <= spaces.keys():
             return recorder.finish(model, cached)
         spaces |= recorder.writer.converted  # once more, with conversions in these modules seen
@@ -114,7 +117,7 @@ def _fake_mode_of(model: nn.Module, args: Any, kwargs: Any) -> fake_tensor.FakeT
 def _failure(model: nn.Module, error: Exception, failed: Failed | None) -> str:
     name, line = type(model).__name__, failing_line(error) or "its forward"
     call, inputs = (failed.call, failed.inputs) if failed is not None and failed.error is error else ("", "")
-    if isinstance(error, VALUE_READS) or call in LOOKS:
+    if isinstance(error, VALUE_READS) or call in _LOOKS:
         return needs_values(name, line, call or str(error), inputs or "a tensor")
     shown = (str(error).strip() or "no message").splitlines()
     raised = f" raises {type(error).__name__}: {shown[0]}"

@@ -133,16 +133,6 @@ def applied(function: type[Function]) -> Callable[..., Any]:
     return apply
 
 
-def places_name(mask: str) -> str:
-    """The name of the buffer that holds the places which a boolean vector picks.
-
-    Example:
-        >>> places_name("layer1.mask")
-        'layer1_mask_places'
-    """
-    return f"{mask.replace('.', '_')}_places"
-
-
 def attribute(function: Callable[..., Any], access: str = "__get__") -> str | None:
     """The name of the tensor attribute that is read (or set: ``access="__set__"``), or None for another call."""
     if getattr(function, "__name__", "") != access:

@@ -1,0 +1,109 @@
+"""Symbolic tracing: the graph of a model whose forward is plain enough to be run on proxies."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxprune.caches import kept_in_containers
+from fxprune.frames import call_model, current_line
+from fxprune.modes import training_reads_seen
+from fxprune.patches import attributes_kept, functions_seen
+from fxprune.record import default_leaf
+
+
+def is_plain(model: nn.Module, bound: Mapping[str, Any]) -> bool:
+    """Whether symbolic tracing can see all there is: no composite leaf, no caches, and only tensors as arguments."""
+    if not all(isinstance(value, torch.Tensor) for value in bound.values()) or kept_in_containers(model):
+        return False
+    kinds = {parameter.kind for parameter in inspect.signature(model.forward).parameters.values()}
+    if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+        return False
+    return not any(_is_composite(module) for module in model.modules())
+
+
+def _is_composite(module: nn.Module) -> bool:
+    """A module of torch.nn that holds others and computes by itself, which symbolic tracing would leave whole."""
+    home = type(module).__module__
+    return home.startswith("torch.nn") and not home.endswith("container") and not default_leaf(module, "")
+
+
+def symbolic_trace(model: nn.Module) -> fx.GraphModule | None:
+    """The graph by symbolic tracing, or None where Python looks at values or a function stays opaque."""
+    tracer, switched = _Tracer(), list[nn.Module]()
+    try:
+        with (
+            torch.enable_grad(),
+            functions_seen(_unseen),
+            attributes_kept(model),
+            training_reads_seen(switched.append),
+        ):
+            graph = call_model(tracer.trace, model)
+    except Exception:  # any Python may fail on proxies; the recording tracer runs it on tensors
+        return None
+    if switched or _meets_constants(graph, model):
+        return None  # the recording tracer keeps what follows the mode, and finds out where a constant comes from
+    return fx.GraphModule(model, graph)
+
+
+def _meets_constants(graph: fx.Graph, model: nn.Module) -> bool:
+    """Whether symbolic tracing met tensors that are neither parameters nor buffers."""
+    known = {name for kind in (model.named_parameters, model.named_buffers) for name, _ in kind(remove_duplicate=False)}
+    return any(node.op == "get_attr" and str(node.target) not in known for node in graph.nodes)
+
+
+class _Tracer(fx.Tracer):
+    """``fx.Tracer`` that notes source line and module path of every node, and stops at functions it cannot enter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path: list[str] = [""]
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Keep the path of the module whose forward is being traced."""
+        self.path.append(self.path_of_module(m))
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        finally:
+            self.path.pop()
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A proxy that refuses what a graph would lose in silence."""
+        return _Proxy(node, self)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """Note where the node comes from; the recording tracer knows what a region without gradients means."""
+        if not torch.is_grad_enabled():
+            raise _UnseenError("a region without gradients")
+        node = super().create_node(*args, **kwargs)
+        node.meta["module"] = self.path[-1]
+        node.meta["source"] = "" if node.op == "output" else current_line()
+        if node.op == "call_function" and _is_wrapped(node.target):
+            raise _UnseenError(str(node.target))
+        return node
+
+
+class _UnseenError(Exception):
+    """Symbolic tracing met what it cannot enter or write down."""
+
+
+def _unseen(*call: Any) -> Any:
+    raise _UnseenError("an autograd function")
+
+
+class _Proxy(fx.Proxy):
+    """A proxy that may be given attributes of its own, but none that a tensor has."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(torch.Tensor, name):
+            raise _UnseenError(f"an assignment to .{name}")
+        super().__setattr__(name, value)
+
+
+def _is_wrapped(target: Any) -> bool:
+    home = (getattr(target, "__module__", None) or "torch").split(".")[0]
+    return home not in ("torch", "_operator", "operator", "math", "builtins")
