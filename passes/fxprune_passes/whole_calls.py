@@ -103,7 +103,8 @@ def _is_switch(ledger: Ledger, call: WholeCall) -> bool:
     if module is None or module._parameters or module._buffers or module._modules or not call.args:
         return False
     before = module.training
-    operations, statistics = list(ledger.operations), list(ledger.statistics)
+    operations, statistics = ledger.operations, list(ledger.statistics)
+    ledger.operations = []  # those of the trial runs are none of the node's
     try:
         outputs = []
         for module.training in (False, True):
