@@ -8,6 +8,7 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
+from fxprune.analysis import Analysis
 from fxprune.exporting import dynamic_shapes_of, export
 from fxprune.inputs import as_call
 from fxprune.modules import compile_module
@@ -15,9 +16,12 @@ from fxprune.plans import Plan, kept_of
 from fxprune.program import Model
 from fxprune.proving import prove_inferred
 from fxprune.specs import from_spec
-from fxprune.trial import Trial
+from fxprune.trial import Trial, lossless_of
 from fxprune.wrappers import unwrap
 from fxprune_passes.errors import PlanError, explain
+from fxprune_passes.fold import Fold
+from fxprune_passes.kept import Kept
+from fxprune_passes.lossless import Lossless
 from fxprune_passes.rewrite import rewrite
 from fxprune_passes.verify import check_shapes
 
@@ -85,20 +89,44 @@ def compile(model: Model, plan: Plan, *, statistics: str = "kept", emit: str | N
     analysis = plan.analysis_of(model, "module" if emit == "module" else "graph")
     module, unwrapped = unwrap(model)
     kept = kept_of(analysis, plan.keep)
+    if emit == "module" and plan.report is not None:
+        first = "a plan from zeros moves constants into biases, which the model's own code need not have."
+        raise PlanError(explain(first, mend="emit='graph', 'exported' or 'unflattened'"))
     if emit == "module":
         made = compile_module(module, analysis, kept, statistics)
         prove_inferred(Trial.of(module, made, plan, analysis, kept, statistics, seed=0))
         return made
-    captured = analysis.capture
-    small = rewrite(analysis.propagation, module, kept, constants=captured.constants, statistics=statistics)
+    captured, facts = analysis.capture, None
+    if plan.report is not None:
+        facts, statistics = lossless_of(analysis, module, plan), "full"
+    folds = None if facts is None else _folds(facts, kept, analysis)
+    small = rewrite(
+        analysis.propagation, module, kept, constants=captured.constants, statistics=statistics, folds=folds
+    )
     small.meta["baked"] = list(captured.graph_module.meta.get("baked", []))
     small.meta["fxprune"]["notes"] = list(dict.fromkeys((*unwrapped, *analysis.groups.notes)))
     check_shapes(analysis.propagation, small, kept, captured.inputs)
-    prove_inferred(Trial.of(module, small, plan, analysis, kept, statistics, seed=0))
+    small.meta["fxprune"]["lossless"] = facts is not None
+    prove_inferred(Trial.of(module, small, plan, analysis, kept, statistics, seed=0, facts=facts))
     if emit == "graph":
         return small
     program = _exported(small, model, module, plan)
     return program if emit == "exported" else torch.export.unflatten(program)
+
+
+def _folds(facts: Lossless, kept: Kept, analysis: Analysis) -> dict[fx.Node, Fold]:
+    """What readers are given in place of the channels that go.
+
+    Raises:
+        PlanError: With these weights, some of the channels cannot go without a change of the function.
+    """
+    folds, blamed = facts.folds_without({dim: ~mask for dim, mask in kept.dims.items()})
+    if not blamed:
+        return folds
+    dim, mask = blamed[0]
+    name, number = analysis.groups.names[dim], int(mask.nonzero()[0])
+    first = f"channel {number} of group {name!r} is no constant with these weights, and is read."
+    raise PlanError(explain(first, why="the plan was made from other zeros", mend="make a new one: Plan.from_zeros"))
 
 
 def _exported(small: fx.GraphModule, model: Model, module: nn.Module, plan: Plan) -> ExportedProgram:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import operator
 import weakref
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,12 @@ from torch.export import ExportedProgram
 
 from fxprune.analysis import Analysis, analyse
 from fxprune.indices import check_indices, kept_mask, resolve_keep
-from fxprune.inputs import ExampleInputs
+from fxprune.inputs import ExampleInputs, as_call, bind
 from fxprune.program import Model, inputs_of
 from fxprune.specs import from_spec, show_spec, to_spec
 from fxprune.terms import Expression, evaluate, to_expression
 from fxprune.wrappers import unwrap
+from fxprune.zeros import ZerosReport, removable
 from fxprune_passes.errors import ArtifactError, PlanError, explain
 from fxprune_passes.kept import Kept
 
@@ -49,6 +51,7 @@ class Plan:
         emit: What the plan was made to compile to: ``"graph"`` or ``"module"``.
         left_out: Groups that ``emit="module"`` leaves whole, and the line of the model's code that asks for it.
         notes: What the graph was specialised to and what it leaves out; a loaded plan has none.
+        report: What a plan of :meth:`from_zeros` rests on; None for any other.
     """
 
     widths: Mapping[str, int]
@@ -59,6 +62,7 @@ class Plan:
     emit: str = "graph"
     left_out: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    report: ZerosReport | None = field(default=None, repr=False)
     _origin: _Origin | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -93,6 +97,45 @@ class Plan:
                     raise PlanError(explain(first, mend="they share their channels: name one of them"))
         return make_plan(model, example_inputs, analysis, chosen)
 
+    @classmethod
+    def from_zeros(cls, model: Model, example_inputs: ExampleInputs | None, *, tolerance: float = 0.0) -> Plan:
+        """Make a plan that removes every channel that can go without a change of the function.
+
+        A channel goes where its producers write a constant, whatever the inputs are (a zero filter leaves its bias),
+        or where nobody reads it. The constants go into the biases of the layers that read them; behind zero padding,
+        into one map per layer. Masks of ``torch.nn.utils.prune`` count, and plain zeros. The plan compiles with
+        statistics over all channels.
+
+        Args:
+            model: Any module, or an exported program; only read.
+            example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments; None for those
+                that an exported program holds.
+            tolerance: 0 for exact zeros. Above it, small weights are taken for zeros too, up to the largest magnitude
+                by which no output changes by more than this, relative to the largest output: measured on the example
+                inputs in float64, and reported.
+
+        Returns:
+            The plan; its ``report`` says by which argument channels go, and what stays though it holds zeros.
+
+        Raises:
+            PlanError: A weight is NaN or infinite.
+            CaptureError: The model cannot be captured.
+
+        Example:
+            >>> import fxprune
+            >>> model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+            >>> model[0].weight.data[2:] = 0
+            >>> plan = fxprune.Plan.from_zeros(model, torch.zeros(1, 8))
+            >>> plan.keep
+            {'0': (0, 1)}
+        """
+        if not (math.isfinite(tolerance) and tolerance >= 0):
+            raise PlanError(explain(f"tolerance={tolerance!r}, expected a number of 0 or more."))
+        analysis, module = analyse(model, example_inputs), unwrap(model)[0]
+        inputs = bind(module, *as_call(inputs_of(model, example_inputs)))
+        keep, report = removable(analysis, module, inputs, tolerance=tolerance)
+        return make_plan(model, example_inputs, analysis, keep, report=report)
+
     def kept(self, name: str) -> tuple[torch.Tensor, ...]:
         """Kept indices of every dim of a parameter or buffer, int64 tensors.
 
@@ -117,6 +160,7 @@ class Plan:
             "inputs": self.inputs,
             "emit": self.emit,
             "left_out": dict(self.left_out),
+            **({} if self.report is None else {"zeros": self.report.document()}),
             "groups": {
                 name: {"width": width, "keep": _or_all(self.keep.get(name))} for name, width in self.widths.items()
             },
@@ -153,6 +197,7 @@ class Plan:
                 shapes={name: tuple(one["shape"]) for name, one in parameters.items()},
                 emit=document.get("emit", "graph"),
                 left_out=document.get("left_out", {}),
+                report=ZerosReport.of_document(document["zeros"]) if "zeros" in document else None,
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ArtifactError(explain(f"{str(path)!r} is no plan: {error!r} is missing or malformed.")) from error
@@ -176,7 +221,8 @@ class Plan:
         )
         text = f"plan for inputs {show_spec(self.inputs)}\n{table}" if rows else "plan: nothing can be pruned"
         left_out = [f"left out: {name}, since {reason}" for name, reason in self.left_out.items()]
-        return "\n".join([text, *left_out, *(f"note: {note}" for note in self.notes)])
+        zeros = [] if self.report is None else ["", str(self.report)]
+        return "\n".join([text, *left_out, *zeros, *(f"note: {note}" for note in self.notes)])
 
     def analysis_of(self, model: Model, emit: str = "graph") -> Analysis:
         """The analysis of a model that this plan fits: the plan's own if the model is the one it was made from.
@@ -218,6 +264,7 @@ def make_plan(
     analysis: Analysis,
     keep: Mapping[str, tuple[int, ...]],
     left_out: Mapping[str, str] | None = None,
+    report: ZerosReport | None = None,
 ) -> Plan:
     """A plan that remembers its analysis; groups kept whole are left out."""
     module, groups = unwrap(model)[0], analysis.groups
@@ -229,7 +276,7 @@ def make_plan(
     origin = _Origin(weakref.ref(owner), analysis, fingerprint(module))
     left_out = dict(left_out or {})
     spec = to_spec(inputs_of(model, example_inputs))
-    return Plan(widths, keep, spec, axes, shapes, analysis.emit, left_out, groups.notes, origin)
+    return Plan(widths, keep, spec, axes, shapes, analysis.emit, left_out, groups.notes, report, origin)
 
 
 def fingerprint(model: nn.Module) -> tuple[Any, ...]:

@@ -35,7 +35,7 @@ def prove_inferred(trial: Trial) -> None:
         first = f"rules inferred by running {names} could not be verified on a graph of one example's values."
         raise VerifyError(explain(first, at=at, mend=mend))
     bound = bind(trial.model, *as_call(draw(trial.plan.inputs, trial.seed)))
-    for units in (None, addresses):
+    for units in (None,) if trial.facts is not None else (None, addresses):
         try:
             error = trial.error(units, bound)
         except (CaptureError, NodeError) as failure:

@@ -12,13 +12,16 @@ from torch import fx, nn
 from torch.utils._pytree import tree_map
 
 from fxprune.analysis import Analysis
-from fxprune.coded import Units, fill
+from fxprune.coded import Units, draw, fill
 from fxprune.difference import difference
+from fxprune.inputs import as_call, bind
 from fxprune.origins import origin_of, reads_another
 from fxprune.plans import Plan
 from fxprune.report import Wrong
+from fxprune.zeros import lossless
 from fxprune_passes.errors import CaptureError, FxPruneError, explain
 from fxprune_passes.kept import Kept
+from fxprune_passes.lossless import Lossless
 from fxprune_passes.masked import Masked
 from fxprune_passes.masks import cut
 from fxprune_passes.steady import Steady, draws
@@ -41,6 +44,7 @@ class Trial:
         statistics: ``"kept"`` or ``"full"``.
         random: Whether some node draws random numbers.
         seed: For what is left to chance.
+        facts: Of a plan from zeros: the original is then compared as it is, where its outputs read it.
     """
 
     model: nn.Module
@@ -51,14 +55,23 @@ class Trial:
     statistics: str
     random: bool
     seed: int
+    facts: Lossless | None = None
 
     @classmethod
     def of(
-        cls, model: nn.Module, small: nn.Module, plan: Plan, analysis: Analysis, kept: Kept, statistics: str, seed: int
+        cls,
+        model: nn.Module,
+        small: nn.Module,
+        plan: Plan,
+        analysis: Analysis,
+        kept: Kept,
+        statistics: str,
+        seed: int,
+        facts: Lossless | None = None,
     ) -> Trial:
         """A comparison of what :func:`fxprune.compile` made with what it was made from."""
         random = any(draws(one.name for one in ops) for ops in analysis.propagation.operations.values())
-        return cls(model, small, plan, analysis, kept, statistics, random, seed)
+        return cls(model, small, plan, analysis, kept, statistics, random, seed, facts)
 
     def refusal(self, inputs: Inputs) -> str:
         """Why the original does not run on these inputs at all; empty if it does."""
@@ -95,8 +108,9 @@ class Trial:
         def compare(node: fx.Node, value: Any) -> None:
             origin = origin_of(node)
             if not found and origin in expected:
-                want = expected[origin]
-                error = difference(want, _tensors(value), floor=_ZERO_UP_TO_ROUNDING)
+                want, got = expected[origin], _tensors(value)
+                got = got if self.facts is None else _where_read(want, got, self._read(origin))
+                error = difference(want, got, floor=_ZERO_UP_TO_ROUNDING)
                 if error > tolerance:
                     found.append(self._wrong(node, _detail(want, value, error)))
 
@@ -105,6 +119,13 @@ class Trial:
         except NodeError as failure:
             found.append(self._wrong(failure.node, f"does not run: {_first_line(failure.__cause__)}"))
         return found[0] if found else None
+
+    def _read(self, name: str) -> Any:
+        """Bool, in place of each tensor of a node, what is left of it: which elements the outputs may depend on."""
+        assert self.facts is not None
+        node = next(one for one in self._graph.nodes if one.name == name)
+        masks = self.facts.read_of(node)
+        return _cut(masks, self.analysis.propagation.axes[node], self.kept)
 
     @property
     def _graph(self) -> fx.Graph:
@@ -119,17 +140,8 @@ class Trial:
         if units is not None:
             _transfer(reference, compiled, self.plan)
         _follow_modes(self.model, compiled)
-        masked = Masked(
-            reference,
-            self.analysis.propagation,
-            self.kept,
-            tree_map(widen, inputs),
-            statistics=self.statistics,
-            epsilon=self._epsilon,
-            watch=keep,
-        )
         try:
-            want = self._run(masked)
+            want = self._run(self._reference(reference, inputs, keep))
         except NodeError as failure:
             if isinstance(failure.__cause__, FxPruneError):
                 raise failure.__cause__ from None
@@ -139,6 +151,14 @@ class Trial:
         graph = self.small.graph if isinstance(self.small, fx.GraphModule) else self._graph
         wide = Wide(compiled, graph, tree_map(widen, inputs), epsilon=self._epsilon, watch=compare)
         return want, self._run(wide)
+
+    def _reference(self, module: nn.Module, inputs: Inputs, keep: Watch | None) -> Wide:
+        """The original with zeros for the removed channels; as it is, where removing them changes nothing."""
+        wide = tree_map(widen, inputs)
+        if self.facts is not None:
+            return Wide(module, self._graph, wide, epsilon=self._epsilon, watch=keep)
+        propagation, statistics = self.analysis.propagation, self.statistics
+        return Masked(module, propagation, self.kept, wide, statistics=statistics, epsilon=self._epsilon, watch=keep)
 
     def _original(self, units: Units | None) -> nn.Module:
         """The original in float64, with the tensors that capture found outside parameters and buffers."""
@@ -180,6 +200,22 @@ def _cut(value: Any, axes: Any, kept: Kept) -> Any:
     if isinstance(value, dict) and isinstance(axes, dict):
         return [_cut(one, axes[key], kept) for key, one in value.items()]
     return None
+
+
+def _where_read(want: Any, got: Any, read: Any) -> Any:
+    """What was got, with what was wanted in the places that nobody reads."""
+    if isinstance(want, torch.Tensor) and isinstance(got, torch.Tensor) and want.shape == got.shape:
+        return torch.where(read.to(got.device), got, want) if isinstance(read, torch.Tensor) else want
+    if isinstance(want, list) and isinstance(got, list) and isinstance(read, list):
+        return [_where_read(*three) for three in zip(want, got, read, strict=True)]
+    return got
+
+
+def lossless_of(analysis: Analysis, model: nn.Module, plan: Plan, seed: int = 0) -> Lossless:
+    """What of a model's channels can go by the weights that it has, for a plan from zeros."""
+    assert plan.report is not None
+    inputs = bind(model, *as_call(draw(plan.inputs, seed)))
+    return lossless(analysis, model, inputs, below=plan.report.below)
 
 
 def _tensors(value: Any) -> Any:

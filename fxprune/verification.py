@@ -19,7 +19,7 @@ from fxprune.notes import listed
 from fxprune.plans import Plan, kept_of
 from fxprune.program import Model
 from fxprune.report import Case, Report, Wrong
-from fxprune.trial import Inputs, Trial, kept_slice, named_tensors
+from fxprune.trial import Inputs, Trial, kept_slice, lossless_of, named_tensors
 from fxprune.wrappers import unwrap
 from fxprune_passes.errors import VerifyError, explain
 from fxprune_passes.verify import check_shapes
@@ -76,6 +76,8 @@ def verify(
         return _report(trial, _by_values(trial, inputs, tolerance), tolerance, unwrapped)
     bound = bind(model, *as_call(draw(plan.inputs, seed) if inputs is None else inputs))
     units = {"own": None, "address-coded": addresses, "random": random_units(seed)}
+    if trial.facts is not None:
+        weights = ("own",)
     if unknown := set(weights) - set(units):
         raise VerifyError(explain(f"weights={sorted(unknown)}, expected some of {', '.join(units)}."))
     shapes = _shapes if isinstance(small, fx.GraphModule) else _same_code
@@ -103,6 +105,8 @@ def _notes(trial: Trial) -> tuple[str, ...]:
     notes = ["random numbers are replaced by constants on both sides"] if trial.random else []
     nodes = trial.small.graph.nodes if isinstance(trial.small, fx.GraphModule) else ()
     over_kept = [node.name for node in nodes if node.meta.get("promise", "exact") != "exact"]
+    if trial.facts is not None:
+        notes.append("a plan from zeros: compared with the original as it is, on its own weights")
     if over_kept:
         notes.append(f"statistics over the channels that are left: {listed(over_kept)}; every other node is exact")
     return tuple(notes)
@@ -121,7 +125,9 @@ def _check_arguments(model: nn.Module, small: nn.Module) -> None:
 def _trial(model: nn.Module, plan: Plan, small: nn.Module, seed: int, analysis_of: Callable[[str], Analysis]) -> Trial:
     facts = facts_of(small) or {}
     analysis = analysis_of(facts.get("emit", "graph"))
-    return Trial.of(model, small, plan, analysis, kept_of(analysis, plan.keep), str(facts["statistics"]), seed)
+    kept, from_zeros = kept_of(analysis, plan.keep), bool(facts.get("lossless"))
+    found = lossless_of(analysis, model, plan) if from_zeros else None
+    return Trial.of(model, small, plan, analysis, kept, str(facts["statistics"]), seed, found)
 
 
 def _shapes(trial: Trial, inputs: Inputs, tolerance: float) -> _Found:
@@ -179,8 +185,9 @@ def _weights(trial: Trial) -> _Found:
     """Every parameter and buffer of the compiled module is the kept slice of the original's."""
     name = "weights are kept slices"
     originals = {**trial.analysis.capture.constants, **named_tensors(trial.model)}
+    given = (facts_of(trial.small) or {}).get("given", ())
     for path, tensor in named_tensors(trial.small).items():
-        if path not in originals or path not in trial.plan.axes:
+        if path not in originals or path not in trial.plan.axes or path in given:
             continue
         want = kept_slice(originals[path], trial.plan, path)
         if difference := _differ(want, tensor.detach().to(want.device)):

@@ -57,6 +57,8 @@ class Emitter:
     parameters: Mapping[str, Axes]
     kept: Kept
     new_constants: dict[str, torch.Tensor] = field(default_factory=dict)
+    saved: set[str] = field(default_factory=set)
+    given: list[str] = field(default_factory=list)
     _memo: dict[int, Any] = field(default_factory=dict)
     _modules: dict[str, tuple[str, dict[str, Any], nn.Module]] = field(default_factory=dict)
 
@@ -79,13 +81,15 @@ class Emitter:
             self._memo[-id(original)] = original  # keeps it alive, so that its id stays its own
         return self._memo[id(original)]  # type: ignore[no-any-return]
 
-    def constant(self, name: str, value: torch.Tensor) -> str:
-        """Add a new constant tensor; returns the name it got."""
+    def constant(self, name: str, value: torch.Tensor, *, saved: bool = False) -> str:
+        """Add a new constant tensor, which a state dict holds if it is to be saved; returns the name it got."""
         unique, number = name, 1
         while unique in self.new_constants or hasattr(self.model, unique):
             unique, number = f"{name}_{number}", number + 1
         device = next((tensor.device for tensor in self.model.parameters()), value.device)
         self.new_constants[unique] = value.to(device) if device.type != "meta" else value
+        if saved:
+            self.saved.add(unique)
         return unique
 
     def module(self, target: str, attributes: dict[str, Any]) -> str:
@@ -101,6 +105,21 @@ class Emitter:
         if name not in self._modules:
             self._modules[name] = (target, changed, self._clone(target, original, changed, fresh=name != target))
         return name
+
+    def written(self, path: str) -> nn.Module:
+        """The new module of a path that :meth:`module` gave."""
+        return self._modules[path][2]
+
+    def is_shared(self, name: str, graph: fx.Graph) -> bool:
+        """Whether a parameter is read in more than one place of a graph."""
+        tensor = self.find(name)
+        tensors = [
+            *self.model.named_parameters(remove_duplicate=False),
+            *self.model.named_buffers(remove_duplicate=False),
+        ]
+        names = {other for other, one in tensors if one is tensor}
+        targets = [str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")]
+        return sum(other == target or other.startswith(f"{target}.") for other in names for target in targets) > 1
 
     def mode(self, path: str) -> str:
         """Add a module that says in which mode the module of that path is; returns the path to call it by."""
@@ -207,7 +226,7 @@ class Emitter:
             persistent = name in original._buffers and name not in original._non_persistent_buffers_set
         except AttributeError:
             persistent = False
-        owner.register_buffer(name, tensor, persistent=persistent)
+        owner.register_buffer(name, tensor, persistent=persistent or path in self.saved)
 
 
 def _is_plain(module: nn.Module) -> bool:

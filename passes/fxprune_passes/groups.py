@@ -197,6 +197,10 @@ class ChannelGroups(Sequence[ChannelGroup]):
             raise PlanError(explain(first, at=at, mend=mend))
         return axes[0]
 
+    def sites_of(self, parameter: str) -> list[Site]:
+        """Every axis of a parameter or buffer, frozen ones too."""
+        return [site for site in self._sites if site.parameter == parameter]
+
     def _unknown(self, member: str) -> str:
         if any(site.parameter.startswith(f"{member}.") for site in self._sites):
             first = f"{member!r} holds several modules, expected one module, parameter or channel group."

@@ -94,7 +94,7 @@ class _Notes(Emitter):
         same = [self.attributes.setdefault(f"{target}.{name}", value) == value for name, value in attributes.items()]
         return target if all(same) else f"{target}_twice"
 
-    def constant(self, name: str, value: torch.Tensor) -> str:
+    def constant(self, name: str, value: torch.Tensor, *, saved: bool = False) -> str:
         """A constant that the code does not have."""
         return name
 
@@ -103,7 +103,7 @@ class _Comparison(Rewriter):
     """Rewrites the graph, and compares each new node with its old one."""
 
     def __init__(self, propagation: Propagation, notes: _Notes, statistics: str) -> None:
-        super().__init__(propagation, notes, statistics)
+        super().__init__(propagation, notes, statistics, {})
         self.notes = notes
         self.asked: dict[str, Any] = {}
         self.askers: dict[str, tuple[str, ...]] = {}

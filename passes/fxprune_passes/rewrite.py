@@ -11,6 +11,8 @@ from torch import fx, nn
 
 from fxprune_passes.effects import is_impure
 from fxprune_passes.emit import Emitter
+from fxprune_passes.fold import Fold
+from fxprune_passes.given import give
 from fxprune_passes.kept import Kept
 from fxprune_passes.mend import FULL, MENDS, MODULES, Call, Scalars, Source, moved
 from fxprune_passes.mode import mode_of
@@ -26,6 +28,7 @@ def rewrite(
     *,
     constants: Mapping[str, torch.Tensor],
     statistics: str = "kept",
+    folds: Mapping[fx.Node, Fold] | None = None,
 ) -> fx.GraphModule:
     """Emit the smaller graph module.
 
@@ -35,21 +38,28 @@ def rewrite(
         kept: The kept channels.
         constants: Real tensors that the capture found outside parameters and buffers, by name.
         statistics: ``"kept"`` or ``"full"``: over which channels means and variances run.
+        folds: What readers are given in place of constants in removed channels.
 
     Returns:
         A graph module with parameters of its own.
+
+    Raises:
+        PlanError: A node cannot do without all of its channels.
     """
     emitter = Emitter(model, constants, propagation.parameters, kept)
-    return Rewriter(propagation, emitter, statistics).run()
+    return Rewriter(propagation, emitter, statistics, folds or {}).run()
 
 
 class Rewriter:
     """Maps the nodes of the old graph to nodes of the new one, in order."""
 
-    def __init__(self, propagation: Propagation, emitter: Emitter, statistics: str) -> None:
+    def __init__(
+        self, propagation: Propagation, emitter: Emitter, statistics: str, folds: Mapping[fx.Node, Fold]
+    ) -> None:
         self.propagation = propagation
         self.emitter = emitter
         self.statistics = statistics
+        self.folds = folds
         self.graph = fx.Graph()
         self.tensors: dict[fx.Node, Any] = {}
         self.scalars = Scalars()
@@ -65,6 +75,7 @@ class Rewriter:
         self.graph.lint()
         result = self.emitter.build(self.graph, type(self.emitter.model).__name__.removesuffix("Impl"), self._unread())
         result.meta["fxprune"] = {"statistics": self.statistics, "dropped": self._dropped(result)}
+        result.meta["fxprune"]["given"] = list(self.emitter.given)
         self._note_promises()
         return result
 
@@ -112,6 +123,8 @@ class Rewriter:
             self.tensors[node] = self._vanishing(node, call)
         else:
             self.tensors[node] = self._tensor(node, call)
+        if node in self.folds:
+            self.tensors[node] = give(call, self.tensors[node], self.folds[node], self.emitter, self.vanish)
 
     def _scalar(self, node: fx.Node, call: Call) -> None:
         """A number; one that a module gives (its mode) is the same in both readings."""

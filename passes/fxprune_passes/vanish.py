@@ -161,6 +161,13 @@ class Vanish:
             raise refusal(call)
         return ZERO if bias is None or axis is None else self._constant(call, bias, axis)
 
+    def given(self, call: Call, written: Any, added: fx.Node, axis: int) -> fx.Node:
+        """A number for each channel, added to the constant that stands for a node."""
+        constant = self._constant(call, added, axis)
+        if written is ZERO:
+            return constant
+        return self._note(call, call.function(operator.add, written, constant), self.present[written])
+
     def _constant(self, call: Call, bias: fx.Node, axis: int) -> fx.Node:
         """A bias as a tensor of width 1 along every other axis, on its own, so that in-place ops may change it."""
         axes: Axes = call.axes()

@@ -66,7 +66,7 @@ class Call:
     kept: Kept
     tensors: dict[Any, Any]
     scalars: Scalars
-    add_constant: Callable[[str, torch.Tensor], str]
+    add_constant: Callable[..., str]
     is_mend: bool = False
 
     def axes(self, node: Any = None) -> Any:
@@ -135,9 +135,10 @@ class Call:
         """Write an intermediate call of a function."""
         return self.emit("call_function", target, args, kwargs, final=False)
 
-    def constant(self, value: torch.Tensor, kind: str = "index") -> fx.Node:
-        """Write a read of a new constant tensor, a buffer that the state dict leaves out."""
-        return self.emit("get_attr", self.add_constant(f"{self.node.name}_{kind}", value), final=False)
+    def constant(self, value: torch.Tensor, kind: str = "index", *, saved: bool = False) -> fx.Node:
+        """Write a read of a new constant tensor, a buffer that the state dict leaves out unless it is to be saved."""
+        name = self.add_constant(f"{self.node.name}_{kind}", value, saved=saved)
+        return self.emit("get_attr", name, final=False)
 
     def scaled(self, size: Any, value: int, axis: Term) -> Any:
         """A size argument that would come out as ``value``, made to come out as the axis's new size."""

@@ -1,0 +1,312 @@
+"""From zeros to channels that go: which can without a change of the function, by which argument, and what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
+
+from fxprune.analysis import Analysis
+from fxprune.difference import difference
+from fxprune_passes.axes import Dim, leaves
+from fxprune_passes.errors import PlanError, explain
+from fxprune_passes.fold import Fold
+from fxprune_passes.groups import ChannelGroup, Site, channels
+from fxprune_passes.kept import Kept
+from fxprune_passes.lossless import Gone, Lossless
+from fxprune_passes.rewrite import rewrite
+from fxprune_passes.wide import Wide, precision, widen, widened
+
+ARGUMENTS = ("dead producer", "dead reader", "constant folded")
+_STEPS = 12  # of the bisection for a threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The zeros of one weight, and what of its output channels goes.
+
+    Attributes:
+        name: The parameter.
+        elements: Its elements, and ``zeros`` those of them that are zero.
+        channels: Its output channels; 0 where they are frozen.
+        removed: How many of them go, by argument, in the order of ``ARGUMENTS``.
+        left: Elements that are left, and ``left_zeros`` those of them that are zero.
+    """
+
+    name: str
+    elements: int
+    zeros: int
+    channels: int
+    removed: tuple[int, ...]
+    left: int
+    left_zeros: int
+
+
+@dataclass(frozen=True)
+class ZerosReport:
+    """What a plan from zeros rests on; printing it gives a table.
+
+    Attributes:
+        below: Weights up to this magnitude count as zeros.
+        error: The largest change of an output that was measured on the example inputs, relative to the largest
+            output; 0 for a plan of exact zeros.
+        layers: Every weight, in the order of the model.
+        stays: Channels with nothing but zeros that stay, and what holds them; one line a group.
+    """
+
+    below: float
+    error: float
+    layers: tuple[Layer, ...]
+    stays: tuple[str, ...] = ()
+
+    @property
+    def removed(self) -> int:
+        """Channels that go, over all weights."""
+        return sum(sum(layer.removed) for layer in self.layers)
+
+    def __str__(self) -> str:
+        """A row for each weight, and one for all."""
+        rows = [_cells(one.name, one) for one in self.layers]
+        table = tabulate([*rows, _cells("all weights", _total(self.layers))], headers=_HEADERS, colalign=_ALIGNED)
+        lines = [table, *(f"stays: {line}" for line in self.stays)]
+        if self.below:
+            lines.append(f"weights up to {self.below:.3g} count as zeros; outputs change by {self.error:.1e} at most")
+        return "\n".join(lines)
+
+    def document(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {**asdict(self), "layers": [asdict(one) for one in self.layers]}
+
+    @classmethod
+    def of_document(cls, document: Mapping[str, Any]) -> ZerosReport:
+        """The report that :meth:`document` wrote."""
+        layers = tuple(Layer(**{**one, "removed": tuple(one["removed"])}) for one in document["layers"])
+        return cls(float(document["below"]), float(document["error"]), layers, tuple(document["stays"]))
+
+
+_HEADERS = ("weight", "zeros", "channels", *ARGUMENTS, "left", "zeros left")
+_ALIGNED = ("left", *("right" for _ in _HEADERS[1:]))
+
+
+def _cells(name: str, layer: Layer) -> tuple[Any, ...]:
+    zeros = f"{layer.zeros / max(1, layer.elements):.2%}"
+    left = f"{layer.left / max(1, layer.elements):.0%}"
+    return (
+        name,
+        zeros,
+        layer.channels or "frozen",
+        *layer.removed,
+        left,
+        f"{layer.left_zeros / max(1, layer.left):.2%}",
+    )
+
+
+def _total(layers: tuple[Layer, ...]) -> Layer:
+    removed = tuple(sum(layer.removed[i] for layer in layers) for i in range(len(ARGUMENTS)))
+
+    def over(name: str) -> int:
+        return sum(getattr(one, name) for one in layers)
+
+    return Layer("", over("elements"), over("zeros"), over("channels"), removed, over("left"), over("left_zeros"))
+
+
+def lossless(analysis: Analysis, model: nn.Module, inputs: Mapping[str, Any], *, below: float = 0.0) -> Lossless:
+    """What of a model's channels can go, by the weights that it has.
+
+    Args:
+        analysis: Of the model, for a graph.
+        model: Its weights; only read.
+        inputs: Placeholder values by name.
+        below: Weights up to this magnitude count as zeros.
+
+    Raises:
+        PlanError: A weight is not a finite number.
+    """
+    _refuse_not_finite(model)
+    module = _wide(analysis, model)
+    for parameter in module.parameters() if below else ():
+        parameter.data.masked_fill_(parameter.abs() <= below, 0)
+    epsilon = torch.finfo(precision(model)).eps
+    return Lossless.of(analysis.propagation, module, tree_map(widen, inputs), epsilon=epsilon)
+
+
+def _refuse_not_finite(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if not parameter.is_meta and bool(parameter.isfinite().all()):
+            continue
+        kind = "is a meta tensor" if parameter.is_meta else "holds NaN or infinite values"
+        raise PlanError(explain(f"{name!r} {kind}, expected finite numbers.", mend="load or repair the weights first"))
+
+
+def _wide(analysis: Analysis, model: nn.Module) -> nn.Module:
+    """The model in float64 with the tensors that the capture found outside of it."""
+    result = widened(model)
+    for name, value in {**analysis.capture.constants, **analysis.capture.strangers}.items():
+        owner, _, last = name.rpartition(".")
+        setattr(result.get_submodule(owner), last, widen(value))
+    return result
+
+
+def removable(
+    analysis: Analysis, model: nn.Module, inputs: Mapping[str, Any], *, tolerance: float
+) -> tuple[dict[str, tuple[int, ...]], ZerosReport]:
+    """The channels that can go.
+
+    Args:
+        analysis: Of the model, for a graph.
+        model: Its weights; only read.
+        inputs: Placeholder values by name, on which changes are measured.
+        tolerance: The largest change of an output, relative to the largest output, that small weights may be taken
+            for zeros for.
+
+    Returns:
+        Kept indices by group, and the report.
+    """
+    below, error = _threshold(analysis, model, inputs, tolerance) if tolerance else (0.0, 0.0)
+    facts = lossless(analysis, model, inputs, below=below)
+    gone, folds = _writable(analysis, model, facts)
+    keep = {group.name: tuple((~gone[group.dim]).nonzero().flatten().tolist()) for group in analysis.groups}
+    return keep, _report(analysis, model, facts, gone, folds, below, error)
+
+
+def _threshold(
+    analysis: Analysis, model: nn.Module, inputs: Mapping[str, Any], tolerance: float
+) -> tuple[float, float]:
+    """The largest magnitude that may count as zero, by bisection over those that occur, and what it changes."""
+    sizes = torch.cat([one.detach().abs().flatten().double() for one in model.parameters()]).unique()
+    low, high, best = -1, len(sizes) - 1, (0.0, 0.0)
+    for _ in range(_STEPS):
+        if high - low <= 0:
+            break
+        middle = (low + high + 1) // 2
+        below = float(sizes[middle])
+        error = _change(analysis, model, inputs, below)
+        low, high, best = (middle, high, (below, error)) if error <= tolerance else (low, middle - 1, best)
+    return best
+
+
+def _change(analysis: Analysis, model: nn.Module, inputs: Mapping[str, Any], below: float) -> float:
+    """How far outputs change where weights up to a magnitude count as zeros."""
+    facts = lossless(analysis, model, inputs, below=below)
+    gone, folds = _writable(analysis, model, facts)
+    small = _rewritten(analysis, model, gone, folds)
+    epsilon, wide = torch.finfo(precision(model)).eps, tree_map(widen, inputs)
+    want = Wide(_wide(analysis, model), analysis.capture.graph_module.graph, wide, epsilon=epsilon).result()
+    return difference(want, Wide(widened(small), small.graph, wide, epsilon=epsilon).result())
+
+
+def _rewritten(analysis: Analysis, model: nn.Module, gone: Gone, folds: Mapping[fx.Node, Fold]) -> fx.GraphModule:
+    kept, constants = kept_without(analysis, gone), analysis.capture.constants
+    return rewrite(analysis.propagation, model, kept, constants=constants, statistics="full", folds=folds)
+
+
+def kept_without(analysis: Analysis, gone: Gone) -> Kept:
+    """The channels that stay."""
+    return Kept({dim: ~mask for dim, mask in gone.items() if bool(mask.any())}, analysis.groups.names)
+
+
+def _writable(analysis: Analysis, model: nn.Module, facts: Lossless) -> tuple[Gone, dict[fx.Node, Fold]]:
+    """Channels that can go, such that the graph without them can be written: some node may need one to be left."""
+    gone, folds = facts.removable()
+    while True:
+        try:
+            _rewritten(analysis, model, gone, folds)
+        except PlanError:
+            emptied = [dim for dim, mask in gone.items() if bool(mask.all())]
+            if not emptied:
+                raise
+            gone[emptied[-1]][0] = False
+            folds, blamed = facts.folds(gone)
+            assert not blamed, "a channel more makes nothing wrong"
+        else:
+            return gone, folds
+
+
+def _report(
+    analysis: Analysis,
+    model: nn.Module,
+    facts: Lossless,
+    gone: Gone,
+    folds: Mapping[fx.Node, Fold],
+    below: float,
+    error: float,
+) -> ZerosReport:
+    reasons = {group.dim: _arguments(group, facts, gone, folds) for group in analysis.groups}
+    kept = kept_without(analysis, gone)
+    layers = [
+        _layer(name, parameter, sites, reasons, kept)
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and (sites := analysis.groups.sites_of(name))
+    ]
+    stays = [line for group in analysis.groups if (line := _stay(group, facts, gone))]
+    return ZerosReport(below, error, tuple(layers), tuple(stays))
+
+
+def _arguments(group: ChannelGroup, facts: Lossless, gone: Gone, folds: Mapping[fx.Node, Fold]) -> Tensor:
+    """(size,): the number of the argument by which each channel goes, -1 for those that stay."""
+    result = torch.full((group.size,), -1)
+    for channel in gone[group.dim].nonzero().flatten().tolist():
+        folded = facts.is_folded(group.dim, channel, folds)
+        result[channel] = 2 if folded else 0 if facts.is_constant(group.dim, channel) else 1
+    return result
+
+
+def _layer(name: str, parameter: Tensor, sites: list[Site], reasons: Mapping[Dim, Tensor], kept: Kept) -> Layer:
+    """One weight: its first axis that is not summed over is that of its output channels."""
+    left = parameter.detach()
+    for site in sites:
+        if (index := kept.index(site.axis)) is not None:
+            left = left.index_select(site.dim, index.to(left.device))
+    out = next((one for one in sites if not one.reads and any(not leaf.frozen for leaf in leaves(one.axis))), None)
+    counts = [0] * len(ARGUMENTS)
+    if out is not None and (mask := kept.mask(out.axis)) is not None:
+        for reason in _reasons_at(out, reasons)[~mask].tolist():
+            counts[reason] += 1
+    zeros, left_zeros = int((parameter == 0).sum()), int((left == 0).sum())
+    width = out.axis.size if out is not None else 0
+    return Layer(name, parameter.numel(), zeros, width, tuple(counts), left.numel(), left_zeros)
+
+
+def _reasons_at(site: Site, reasons: Mapping[Dim, Tensor]) -> Tensor:
+    """(size,): the argument by which each position of an axis goes; the last of those that hold."""
+    result = torch.full((site.axis.size,), -1)
+    for dim in dict.fromkeys(leaf for leaf in leaves(site.axis) if leaf in reasons):
+        numbers = torch.tensor(channels(site.axis, dim))
+        found = torch.where(numbers >= 0, reasons[dim][numbers.clamp(min=0)], -1)
+        result = torch.maximum(result, found)
+    return result
+
+
+def _stay(group: ChannelGroup, facts: Lossless, gone: Gone) -> str:
+    """A line on channels that stay, though nothing but zeros writes them or reads them; empty if there are none."""
+    written = _total_of(group, [site for site in group.sites if not site.reads and site.tensor.ndim > 1])
+    read = _total_of(group, [site for site in group.sites if site.reads])
+    idle = ((written == 0) | (read == 0)) & ~gone[group.dim]
+    if not bool(idle.any()):
+        return ""
+    nodes = list(facts.propagation.graph_module.graph.nodes)
+    held = facts.held[group.dim][idle]
+    holder = nodes[int(held[held >= 0][0])] if bool((held >= 0).any()) else None
+    why = "a node that needs one channel" if holder is None else _shown(holder)
+    return f"{int(idle.sum())} of {group.size} channels of {group.name}, zero filters or read by zeros, held by {why}"
+
+
+def _total_of(group: ChannelGroup, sites: list[Site]) -> Tensor:
+    """(size,): the sum of magnitudes of each channel; one where there is no site."""
+    if not sites:
+        return torch.ones(group.size)
+    total = torch.zeros(group.size, dtype=torch.float64)
+    for site in sites:
+        values = site.tensor.detach().double().abs().cpu().movedim(site.dim, 0).flatten(1).sum(1)
+        total += group.per_channel(site, values)
+    return total
+
+
+def _shown(node: fx.Node) -> str:
+    place = f" ({node.meta['source']})" if node.meta.get("source") else ""
+    return f"{node.target if node.op == 'call_module' else node.name}{place}"
