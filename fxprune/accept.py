@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 from torch.ao.nn.quantized import FloatFunctional
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from fxprune.evaluated import evaluated
 from fxprune_passes.errors import CaptureError, explain
 
 _BACKWARD = {"_backward_hooks": "backward hook", "_backward_pre_hooks": "backward pre-hook"}
 _HOOKS = {"_forward_hooks": "forward hook", "_forward_pre_hooks": "forward pre-hook", **_BACKWARD}
+_WRITING = (BasePruningMethod, SpectralNorm, WeightNorm)  # each call puts another tensor into the module
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized")
 
 
@@ -24,11 +27,11 @@ def accept(model: nn.Module, *, hooks: bool = False) -> None:
 
     Args:
         model: Any module; only read.
-        hooks: Forward hooks may stay, since the code does.
+        hooks: Forward hooks may stay, since the code does; but for those that write tensors of their module.
 
     Raises:
-        CaptureError: It is no module, has uninitialised parameters, hooks, parametrizations, or several devices,
-            is compiled by TorchScript, or is quantised.
+        CaptureError: It is no module, has uninitialised parameters, hooks, parametrizations without a fixed value, or
+            several devices, is compiled by TorchScript, or is quantised.
     """
     if not isinstance(model, nn.Module):
         raise CaptureError(explain(f"model must be a torch.nn.Module, got {type(model).__name__}."))
@@ -41,7 +44,7 @@ def accept(model: nn.Module, *, hooks: bool = False) -> None:
             raise CaptureError(explain(first, mend="remove the hook; add it to the compiled model"))
     for name, module in model.named_modules():
         _refuse_parametrized(name, module)
-        _refuse_hooks(name, module, _BACKWARD if hooks else _HOOKS)
+        _refuse_hooks(name, module, hooks)
     _refuse_devices(model)
 
 
@@ -50,12 +53,14 @@ def _refuse_parametrized(name: str, module: nn.Module) -> None:
         tensors = ", ".join(module.parametrizations)  # type: ignore[arg-type]
         first = f"module {name!r} has parametrized tensors ({tensors}), expected plain parameters."
         mend = f"torch.nn.utils.parametrize.remove_parametrizations(module, {tensors.split(', ')[0]!r})"
-        raise CaptureError(explain(first, mend=mend))
+        raise CaptureError(explain(first, why=evaluated(module, name)[1], mend=f"model.eval(), or {mend}"))
 
 
-def _refuse_hooks(name: str, module: nn.Module, kinds: Mapping[str, str]) -> None:
-    for attribute, kind in kinds.items():
+def _refuse_hooks(name: str, module: nn.Module, may_stay: bool) -> None:
+    for attribute, kind in _HOOKS.items():
         for hook in getattr(module, attribute, {}).values():
+            if may_stay and attribute not in _BACKWARD and not isinstance(hook, _WRITING):
+                continue
             shown = getattr(hook, "__qualname__", type(hook).__name__)
             first = f"module {name or type(module).__name__!r} has a {kind} ({shown}), which a graph cannot hold."
             raise CaptureError(explain(first, mend=_advice(shown)))

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from tabulate import tabulate
 from torch import nn
-from torch.export import ExportedProgram
 
 from fxprune.analysis import Analysis, analyse
 from fxprune.indices import check_indices, kept_mask, resolve_keep
@@ -22,7 +21,7 @@ from fxprune.inputs import ExampleInputs, as_call, bind
 from fxprune.program import Model, inputs_of
 from fxprune.specs import from_spec, show_spec, to_spec
 from fxprune.terms import Expression, evaluate, to_expression
-from fxprune.wrappers import unwrap
+from fxprune.wrappers import remembered, unwrap
 from fxprune.zeros import ZerosReport, removable
 from fxprune_passes.errors import ArtifactError, PlanError, explain
 from fxprune_passes.kept import Kept
@@ -32,7 +31,10 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """The analysis that a plan was made from, as long as its model is unchanged."""
+    """The analysis that a plan was made from, as long as its model is unchanged.
+
+    The model is the one that the user holds: programs and masked models are read anew each time.
+    """
 
     model: weakref.ReferenceType[Any]
     analysis: Analysis
@@ -237,7 +239,7 @@ class Plan:
         module, _ = unwrap(model)
         _check_shapes(self.shapes, module)
         origin = self._origin
-        known = origin is not None and origin.model() in (model, module) and origin.analysis.emit == emit
+        known = origin is not None and origin.model() is remembered(model) and origin.analysis.emit == emit
         if origin is not None and known and origin.fingerprint == fingerprint(module):
             return origin.analysis
         analysis = analyse(model, from_spec(self.inputs), emit=emit)
@@ -272,8 +274,7 @@ def make_plan(
     shapes = {name: tuple(axis.size for axis in axes) for name, axes in groups.parameters.items()}
     widths = {group.name: group.size for group in groups}
     keep = {name: kept for name, kept in keep.items() if len(kept) < widths[name]}
-    owner = model if isinstance(model, ExportedProgram) else module  # a program is read anew each time
-    origin = _Origin(weakref.ref(owner), analysis, fingerprint(module))
+    origin = _Origin(weakref.ref(remembered(model)), analysis, fingerprint(module))
     left_out = dict(left_out or {})
     spec = to_spec(inputs_of(model, example_inputs))
     return Plan(widths, keep, spec, axes, shapes, analysis.emit, left_out, groups.notes, report, origin)

@@ -1,4 +1,4 @@
-"""Wrappers around a model that compute what it computes: they are taken off, and that is said."""
+"""What is around a model or its tensors and computes the same: it is taken off, and that is said."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.nn.parallel import DistributedDataParallel
 
+from fxprune.plain import plain
 from fxprune.program import Model, as_module
 
 _INSIDE = {
@@ -18,13 +19,17 @@ _INSIDE = {
 
 
 def unwrap(model: Model) -> tuple[nn.Module, tuple[str, ...]]:
-    """Take off ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``, in any order.
+    """Take off ``torch.compile``, ``DataParallel``, ``DistributedDataParallel``, and masks and parametrizations.
 
     Args:
         model: Any module, or an exported program, which is read as a module; only read.
 
     Returns:
-        The model inside, whose parameter names are the ones that count, and a note for each wrapper taken off.
+        The model inside, with plain tensors (see :func:`fxprune.plain.plain`), whose parameter names are the ones that
+        count; and a note for each thing taken off.
+
+    Raises:
+        CaptureError: Masks or parametrizations cannot be applied.
 
     Example:
         >>> unwrap(nn.DataParallel(nn.ReLU()))
@@ -32,6 +37,17 @@ def unwrap(model: Model) -> tuple[nn.Module, tuple[str, ...]]:
     """
     if isinstance(model, ExportedProgram):
         return as_module(model), ()
+    module, notes = _inside(model)
+    module, applied = plain(module)
+    return module, notes + applied
+
+
+def remembered(model: Model) -> Model:
+    """What a plan remembers its model by: the user's own object inside wrappers, though its tensors be masked."""
+    return model if isinstance(model, ExportedProgram) else _inside(model)[0]
+
+
+def _inside(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     notes: tuple[str, ...] = ()
     while isinstance(model, nn.Module) and (found := _wrapper(model)) is not None:
         attribute, shown = found

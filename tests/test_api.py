@@ -344,9 +344,8 @@ _MODELS = [
     (_with(lambda m: m.register_forward_pre_hook(print)), "module 'Small' has a forward pre-hook (print)"),
     (_with(lambda m: m.stem.register_full_backward_hook(print)), "module 'stem' has a backward hook (print)"),
     (_with(lambda m: m.stem.weight.register_hook(print)), "parameter 'stem.weight' has a gradient hook"),
-    (_with(lambda m: nn.utils.parametrizations.weight_norm(m.stem)), "module 'stem' has parametrized tensors (weight)"),
     (
-        _with(lambda m: nn.utils.parametrizations.spectral_norm(m.stem)),
+        _with(lambda m: nn.utils.parametrizations.spectral_norm(m.stem.train())),
         "module 'stem' has parametrized tensors (weight)",
     ),
     (_with(lambda m: nn.utils.spectral_norm(m.stem)), "module 'stem' has a forward pre-hook (SpectralNorm)"),

@@ -171,9 +171,3 @@ def test_what_depends_on_values_is_refused_with_the_line_that_asks() -> None:
     model, inputs = built("flaubert")
     with pytest.raises(fxprune.CaptureError, match=r"modeling_flaubert\.py:\d+ needs the values of a tensor"):
         fxprune.analyze(model, inputs)
-
-
-def test_weight_norm_is_refused_by_name() -> None:
-    conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 4, 3))
-    with pytest.raises(fxprune.CaptureError, match=r"parametriz"):
-        fxprune.analyze(nn.Sequential(conv), torch.zeros(1, 4, 8))

@@ -38,6 +38,7 @@ from fxprune.analysis import Analysis, analyse
 from fxprune.choose import cover
 from fxprune.modules import fit
 from fxprune.plans import make_plan
+from fxprune.wrappers import unwrap
 from fxprune_passes.axes import freezing, leaves
 from fxprune_passes.errors import FxPruneError
 from zoo import Entry
@@ -84,10 +85,11 @@ def try_model(entry: Entry, row: Row) -> None:
     start, emit = time.perf_counter(), "module" if entry.kind == "detection" else "graph"
     analysis = analyse(model, inputs, emit=emit)
     row.analysis_seconds = time.perf_counter() - start
-    row.reachable, row.frozen = reachable(model, analysis), most_frozen(analysis)
+    plain, _ = unwrap(model)  # its parameters are those that the analysis names
+    row.reachable, row.frozen = reachable(plain, analysis), most_frozen(analysis)
     plan = half(model, inputs, analysis)
     small = fxprune.compile(model, plan, statistics="full", emit=emit)
-    row.left = _size(small) / _size(model)
+    row.left = _size(small) / _size(plain)
     reports = [
         fxprune.verify(model, plan, small, inputs=one, weights=("own",), tolerance=TOLERANCE)
         for one in (inputs, *entry.others)

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from torch.nn.utils import parametrize
 
 from zoo import Entry, randomize
 
@@ -383,18 +382,10 @@ def _build(name: str, kind: str, options: Options) -> tuple[nn.Module, Any]:
     auto, inputs, _, _ = _KINDS[kind]
     config = transformers.CONFIG_MAPPING[name](**options)
     model = _CLASSES[name](config) if name in _CLASSES else auto.from_config(config)
-    _fold_parametrizations(model)
     randomize(model)
     if output := _OUTPUTS.get(kind):
         model = Logits(model, output)
     return model.eval(), inputs(config, name)
-
-
-def _fold_parametrizations(model: nn.Module) -> None:
-    """Write weight norms (the positional convolutions of speech models) into plain weights, as for inference."""
-    for module in model.modules():
-        for name in list(getattr(module, "parametrizations", ())):
-            parametrize.remove_parametrizations(module, name)
 
 
 def _tokens(config: Any, name: str) -> Any:
