@@ -19,7 +19,7 @@ from fxprune.specs import from_spec
 from fxprune.trial import Trial, lossless_of
 from fxprune.wrappers import unwrap
 from fxprune_passes.errors import PlanError, explain
-from fxprune_passes.fold import Fold
+from fxprune_passes.fold import Folds
 from fxprune_passes.kept import Kept
 from fxprune_passes.lossless import Lossless
 from fxprune_passes.rewrite import rewrite
@@ -114,8 +114,8 @@ def compile(model: Model, plan: Plan, *, statistics: str = "kept", emit: str | N
     return program if emit == "exported" else torch.export.unflatten(program)
 
 
-def _folds(facts: Lossless, kept: Kept, analysis: Analysis) -> dict[fx.Node, Fold]:
-    """What readers are given in place of the channels that go.
+def _folds(facts: Lossless, kept: Kept, analysis: Analysis) -> Folds:
+    """What is written in place of the channels that go.
 
     Raises:
         PlanError: With these weights, some of the channels cannot go without a change of the function.

@@ -15,7 +15,7 @@ from fxprune.analysis import Analysis
 from fxprune.difference import difference
 from fxprune_passes.axes import Dim, leaves
 from fxprune_passes.errors import PlanError, explain
-from fxprune_passes.fold import Fold
+from fxprune_passes.fold import Folds
 from fxprune_passes.groups import ChannelGroup, Site, channels
 from fxprune_passes.kept import Kept
 from fxprune_passes.lossless import Gone, Lossless
@@ -200,7 +200,7 @@ def _change(analysis: Analysis, model: nn.Module, inputs: Mapping[str, Any], bel
     return difference(want, Wide(widened(small), small.graph, wide, epsilon=epsilon).result())
 
 
-def _rewritten(analysis: Analysis, model: nn.Module, gone: Gone, folds: Mapping[fx.Node, Fold]) -> fx.GraphModule:
+def _rewritten(analysis: Analysis, model: nn.Module, gone: Gone, folds: Folds) -> fx.GraphModule:
     kept, constants = kept_without(analysis, gone), analysis.capture.constants
     return rewrite(analysis.propagation, model, kept, constants=constants, statistics="full", folds=folds)
 
@@ -210,7 +210,7 @@ def kept_without(analysis: Analysis, gone: Gone) -> Kept:
     return Kept({dim: ~mask for dim, mask in gone.items() if bool(mask.any())}, analysis.groups.names)
 
 
-def _writable(analysis: Analysis, model: nn.Module, facts: Lossless) -> tuple[Gone, dict[fx.Node, Fold]]:
+def _writable(analysis: Analysis, model: nn.Module, facts: Lossless) -> tuple[Gone, Folds]:
     """Channels that can go, such that the graph without them can be written: some node may need one to be left."""
     gone, folds = facts.removable()
     while True:
@@ -232,7 +232,7 @@ def _report(
     model: nn.Module,
     facts: Lossless,
     gone: Gone,
-    folds: Mapping[fx.Node, Fold],
+    folds: Folds,
     below: float,
     error: float,
 ) -> ZerosReport:
@@ -247,7 +247,7 @@ def _report(
     return ZerosReport(below, error, tuple(layers), tuple(stays))
 
 
-def _arguments(group: ChannelGroup, facts: Lossless, gone: Gone, folds: Mapping[fx.Node, Fold]) -> Tensor:
+def _arguments(group: ChannelGroup, facts: Lossless, gone: Gone, folds: Folds) -> Tensor:
     """(size,): the number of the argument by which each channel goes, -1 for those that stay."""
     result = torch.full((group.size,), -1)
     for channel in gone[group.dim].nonzero().flatten().tolist():
@@ -302,7 +302,7 @@ def _total_of(group: ChannelGroup, sites: list[Site]) -> Tensor:
         return torch.ones(group.size)
     total = torch.zeros(group.size, dtype=torch.float64)
     for site in sites:
-        values = site.tensor.detach().double().abs().cpu().movedim(site.dim, 0).flatten(1).sum(1)
+        values = site.tensor.detach().double().abs().cpu().movedim(site.dim, 0).reshape(site.axis.size, -1).sum(1)
         total += group.per_channel(site, values)
     return total
 

@@ -8,7 +8,7 @@ every input size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxprune_passes.axes import Axes, Term
-from fxprune_passes.flow import Tape, Value
+from fxprune_passes.flow import Tape, Value, is_constant
 from fxprune_passes.propagation import Propagation
 
 aten = torch.ops.aten
@@ -95,6 +95,45 @@ class Fold:
     constants: Tensor
     bias: Tensor | None
     kernel: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Settled:
+    """A node that gives a number for each channel, whatever the inputs are.
+
+    Attributes:
+        values: (C,): the numbers.
+        place: Which axis holds the channels, counted from the end.
+    """
+
+    values: Tensor
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Folds:
+    """What is written in place of constants.
+
+    Attributes:
+        given: What readers are given in place of constants in removed channels.
+        settled: Nodes that give constants.
+    """
+
+    given: Mapping[fx.Node, Fold] = field(default_factory=dict)
+    settled: Mapping[fx.Node, Settled] = field(default_factory=dict)
+
+
+def settled(value: Any) -> Settled | None:
+    """The numbers of a value that is one constant for each position of some axis; None for any other."""
+    if not isinstance(value, Value) or value.value is None or not is_constant(value):
+        return None
+    ndim = len(value.shape)
+    if not value.value.is_floating_point() or 0 in value.shape:
+        return None
+    for place in range(ndim):
+        if not bool(value.uneven([dim for dim in range(ndim) if dim != place]).any()):
+            return Settled(value.value.movedim(place, -1).reshape(-1, value.shape[place])[0].clone(), place - ndim)
+    return None
 
 
 def fold_of(reader: Reader, missing: Tensor) -> Fold:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune_passes.emit import Emitter
-from fxprune_passes.fold import Fold
+from fxprune_passes.fold import Fold, Settled
 from fxprune_passes.mend import Call
 from fxprune_passes.vanish import EMPTY, ZERO, Vanish
 
@@ -37,6 +37,16 @@ def give(call: Call, written: Any, fold: Fold, emitter: Emitter, vanish: Vanish)
     shape = [-1, *(1 for _ in range(-fold.reader.place - 1))]
     constant = call.constant(added.reshape(shape), "constant", saved=True)
     return _final(call, written, call.function(operator.add, written, constant))
+
+
+def settle(call: Call, found: Settled, vanish: Vanish) -> Any:
+    """Write a node that gives a number for each channel, whatever it is made of."""
+    index = call.kept.index(call.axes()[found.place])
+    values = found.values if index is None else found.values.index_select(0, index)
+    if not bool(values.any()):
+        return ZERO
+    dtype: torch.dtype = call.source.values[call.node].dtype
+    return vanish.given(call, ZERO, call.constant(values.to(dtype), "constant", saved=True), found.place)
 
 
 def _cut(call: Call, fold: Fold, values: Tensor, dim: int = 0) -> Tensor:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from fxprune_passes.axes import Axes, Dim, Term, leaves
 from fxprune_passes.flow import Tape, Value, noted
-from fxprune_passes.fold import Fold, Reader, fold_of, reader_of
+from fxprune_passes.fold import Fold, Folds, Reader, Settled, fold_of, reader_of, settled
 from fxprune_passes.groups import channels
 from fxprune_passes.kept import Kept
 from fxprune_passes.propagation import Propagation
@@ -42,6 +42,7 @@ class Lossless:
     tape: Tape
     read: dict[Value, Tensor]
     held: dict[Dim, Tensor] = field(default_factory=dict)
+    _constants: dict[fx.Node, Settled] | None = None
     _numbers: dict[tuple[int, Dim], tuple[Term, Tensor]] = field(default_factory=dict)
 
     @classmethod
@@ -64,7 +65,7 @@ class Lossless:
         )
         return cls(propagation, tape, tape.read())
 
-    def removable(self) -> tuple[Gone, dict[fx.Node, Fold]]:
+    def removable(self) -> tuple[Gone, Folds]:
         """All channels that can go together, and what their readers must be given."""
         gone = self._candidates()
         while True:
@@ -73,14 +74,14 @@ class Lossless:
                 return gone, folds
             self._hold(gone, blamed)
 
-    def folds_without(self, gone: Gone) -> tuple[dict[fx.Node, Fold], list[Blame]]:
+    def folds_without(self, gone: Gone) -> tuple[Folds, list[Blame]]:
         """What readers must be given where these channels go, and those of them that cannot go."""
         free = self._candidates()
         blamed = [(dim, mask & ~free[dim]) for dim, mask in gone.items() if bool((mask & ~free[dim]).any())]
         folds, held = self.folds(gone)
         return folds, [*blamed, *(one for _, one in held)]
 
-    def folds(self, gone: Gone) -> tuple[dict[fx.Node, Fold], list[tuple[fx.Node, Blame]]]:
+    def folds(self, gone: Gone) -> tuple[Folds, list[tuple[fx.Node, Blame]]]:
         """What readers must be given where these channels go, and which of the channels cannot go.
 
         Args:
@@ -89,7 +90,7 @@ class Lossless:
         Returns:
             The folds by node; and for each node that would compute another number, channels that it cannot miss.
         """
-        folds: dict[fx.Node, Fold] = {}
+        given: dict[fx.Node, Fold] = {}
         blamed: list[tuple[fx.Node, Blame]] = []
         kept = _kept(gone)
         for node in self.propagation.graph_module.graph.nodes:
@@ -101,8 +102,8 @@ class Lossless:
                 if found := self._unfoldable(node, reader, guilty, kept):
                     blamed += [(node, one) for one in found]
                 elif reader is not None:
-                    folds[node] = fold_of(reader, guilty[reader.x])
-        return folds, blamed
+                    given[node] = fold_of(reader, guilty[reader.x])
+        return Folds(given, self._settled()), blamed
 
     def is_constant(self, dim: Dim, channel: int) -> bool:
         """Whether a channel is a constant in every tensor that has it."""
@@ -113,11 +114,18 @@ class Lossless:
                     return False
         return True
 
-    def is_folded(self, dim: Dim, channel: int, folds: Mapping[fx.Node, Fold]) -> bool:
+    def _settled(self) -> dict[fx.Node, Settled]:
+        """Nodes that give a number for each channel."""
+        if self._constants is None:
+            found = {node: settled(value) for node, value in self.tape.values.items() if node.op != "get_attr"}
+            self._constants = {node: one for node, one in found.items() if one is not None}
+        return self._constants
+
+    def is_folded(self, dim: Dim, channel: int, folds: Folds) -> bool:
         """Whether some reader is given the constant of a channel."""
         return any(
             bool(fold.constants[self._of(fold.reader.channels, dim) == channel].any())
-            for fold in folds.values()
+            for fold in folds.given.values()
             if dim in set(leaves(fold.reader.channels))
         )
 
@@ -278,7 +286,7 @@ def _gone_of(axes: Axes, kept: Kept) -> Tensor | None:
 
 def _over(elements: Tensor, place: int, quantifier: Callable[..., Any]) -> Tensor:
     """(size,): whether any, or all, of the elements at each position of an axis hold."""
-    flat = elements.movedim(place, 0).flatten(1)
+    flat = elements.movedim(place, 0).reshape(elements.shape[place], -1)
     return flat.any(1) if quantifier is any else flat.all(1)
 
 

@@ -19,6 +19,7 @@ from torch import fx, nn
 from fxprune_passes.axes import leaves
 from fxprune_passes.emit import Emitter
 from fxprune_passes.errors import FxPruneError
+from fxprune_passes.fold import Folds
 from fxprune_passes.kept import Kept
 from fxprune_passes.mode import mode_of
 from fxprune_passes.propagation import Propagation, flat_axes
@@ -103,7 +104,7 @@ class _Comparison(Rewriter):
     """Rewrites the graph, and compares each new node with its old one."""
 
     def __init__(self, propagation: Propagation, notes: _Notes, statistics: str) -> None:
-        super().__init__(propagation, notes, statistics, {})
+        super().__init__(propagation, notes, statistics, Folds())
         self.notes = notes
         self.asked: dict[str, Any] = {}
         self.askers: dict[str, tuple[str, ...]] = {}

@@ -11,8 +11,8 @@ from torch import fx, nn
 
 from fxprune_passes.effects import is_impure
 from fxprune_passes.emit import Emitter
-from fxprune_passes.fold import Fold
-from fxprune_passes.given import give
+from fxprune_passes.fold import Folds
+from fxprune_passes.given import give, settle
 from fxprune_passes.kept import Kept
 from fxprune_passes.mend import FULL, MENDS, MODULES, Call, Scalars, Source, moved
 from fxprune_passes.mode import mode_of
@@ -28,7 +28,7 @@ def rewrite(
     *,
     constants: Mapping[str, torch.Tensor],
     statistics: str = "kept",
-    folds: Mapping[fx.Node, Fold] | None = None,
+    folds: Folds | None = None,
 ) -> fx.GraphModule:
     """Emit the smaller graph module.
 
@@ -38,7 +38,7 @@ def rewrite(
         kept: The kept channels.
         constants: Real tensors that the capture found outside parameters and buffers, by name.
         statistics: ``"kept"`` or ``"full"``: over which channels means and variances run.
-        folds: What readers are given in place of constants in removed channels.
+        folds: What is written in place of constants in removed channels.
 
     Returns:
         A graph module with parameters of its own.
@@ -47,15 +47,13 @@ def rewrite(
         PlanError: A node cannot do without all of its channels.
     """
     emitter = Emitter(model, constants, propagation.parameters, kept)
-    return Rewriter(propagation, emitter, statistics, folds or {}).run()
+    return Rewriter(propagation, emitter, statistics, folds or Folds()).run()
 
 
 class Rewriter:
     """Maps the nodes of the old graph to nodes of the new one, in order."""
 
-    def __init__(
-        self, propagation: Propagation, emitter: Emitter, statistics: str, folds: Mapping[fx.Node, Fold]
-    ) -> None:
+    def __init__(self, propagation: Propagation, emitter: Emitter, statistics: str, folds: Folds) -> None:
         self.propagation = propagation
         self.emitter = emitter
         self.statistics = statistics
@@ -119,12 +117,16 @@ class Rewriter:
             self._scalar(node, call)
         elif is_empty(self.source.axes[node], call):
             self.tensors[node] = EMPTY
+        elif node in self.folds.settled and self.vanish.touches(call):
+            self.tensors[node] = settle(call, self.folds.settled[node], self.vanish)
+            return
         elif self.vanish.touches(call):
             self.tensors[node] = self._vanishing(node, call)
         else:
             self.tensors[node] = self._tensor(node, call)
-        if node in self.folds:
-            self.tensors[node] = give(call, self.tensors[node], self.folds[node], self.emitter, self.vanish)
+        if node in self.folds.given:
+            fold = self.folds.given[node]
+            self.tensors[node] = give(call, self.tensors[node], fold, self.emitter, self.vanish)
 
     def _scalar(self, node: fx.Node, call: Call) -> None:
         """A number; one that a module gives (its mode) is the same in both readings."""

@@ -2,6 +2,6 @@
 
 from fxprune_passes.flow import contraction, movement, pointwise, windows
 from fxprune_passes.flow.tape import Tape, noted
-from fxprune_passes.flow.values import Value
+from fxprune_passes.flow.values import Value, is_constant
 
-__all__ = ["Tape", "Value", "contraction", "movement", "noted", "pointwise", "windows"]
+__all__ = ["Tape", "Value", "contraction", "is_constant", "movement", "noted", "pointwise", "windows"]

@@ -13,14 +13,14 @@ from fxprune_passes.flow.surrogates import Flow, Ref, Run, along, spread, sum_of
 from fxprune_passes.flow.values import asked, ones, zeros
 
 
-@surrogate("mm", "bmm", "mv", "dot", "matmul")
+@surrogate("mm", "bmm", "mv", "dot", "matmul", sized=True)
 def product(run: Run) -> Flow:
     """(.., M, K), (.., K, N) -> (.., M, N)."""
     a, b = run.args
     return _product(run, a, b, torch.matmul)
 
 
-@surrogate("linear")
+@surrogate("linear", sized=True)
 def linear_layer(run: Run) -> Flow:
     """(.., I), (O, I), (O,) -> (.., O)."""
     x, weight, *bias = run.args
@@ -51,7 +51,7 @@ def _product(run: Run, a: Ref, b: Ref, multiply: Callable[[Tensor, Tensor], Tens
     return Flow(linear, [multiply(a.value.known_nonzero(), b.value.known_nonzero())])
 
 
-@surrogate("convolution")
+@surrogate("convolution", sized=True)
 def convolution(run: Run) -> Flow:
     """Channel by channel: every output may depend on every tap, at any size of the input.
 

@@ -35,17 +35,22 @@ def multiply(run: Run) -> Flow:
     return Flow(linear)
 
 
-@surrogate("copy_")
+@surrogate("copy_", sized=True)
 def copied(run: Run) -> Flow:
     """What is written over does not matter."""
     source = run.args[1]
     return Flow(lambda s: [s[source.at].expand(run.shape)])
 
 
-@surrogate("zero_", "zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones",
-           "new_full", "scalar_tensor", "fill_")  # fmt: skip
+@surrogate("zero_", "zeros", "ones", "zeros_like", "ones_like", "new_zeros", "new_ones", sized=True)
+def blank(run: Run) -> Flow:
+    """Zeros or ones, whatever was there."""
+    return Flow(lambda s: [zeros(run.shape)])
+
+
+@surrogate("full", "full_like", "new_full", "scalar_tensor", "fill_")
 def filled(run: Run) -> Flow:
-    """Constants, whatever was there; a value that is a tensor fills it."""
+    """A constant, whatever was there; a value that is a tensor fills it."""
     values = [one for one in run.args[1:] if isinstance(one, Ref)]
     return Flow(lambda s: [spread(run.shape, (s[one.at] for one in values))])
 
@@ -56,7 +61,8 @@ def counted(run: Run) -> Flow:
     return Flow(lambda s: [zeros(run.shape)])
 
 
-@surrogate("_to_copy", "clone", "detach", "alias", "lift_fresh", "lift_fresh_copy", "contiguous", "positive")
+@surrogate("_to_copy", "clone", "detach", "alias", "lift_fresh", "lift_fresh_copy", "contiguous", "positive",
+           sized=True)  # fmt: skip
 def same(run: Run) -> Flow:
     """The same elements, in another dtype perhaps."""
     return Flow(lambda s: [s[run.args[0].at].expand(run.shape)])

@@ -66,16 +66,35 @@ class Flow:
 
 Surrogate = Callable[[Run], Flow]
 SURROGATES: dict[str, Surrogate] = {}
+_SIZED: set[Surrogate] = set()
 
 
-def surrogate(*names: str) -> Callable[[Surrogate], Surrogate]:
-    """Register the surrogate of ATen ops, by the names of their packets; an in-place op has that of its plain form."""
+def surrogate(*names: str, sized: bool = False) -> Callable[[Surrogate], Surrogate]:
+    """Register the surrogate of ATen ops, by the names of their packets; an in-place op has that of its plain form.
+
+    Args:
+        names: Of the ops, without ``aten.``.
+        sized: The numbers among the arguments are sizes and places, so that no value comes from them.
+    """
 
     def register(function: Surrogate) -> Surrogate:
         SURROGATES.update(dict.fromkeys(names, function))
+        if sized:
+            _SIZED.add(function)
         return function
 
     return register
+
+
+def own(func: OpOverload) -> Surrogate | None:
+    """The surrogate that is registered for an op, or for its plain form where it works in place."""
+    name = func._schema.name.removeprefix("aten::")
+    return SURROGATES.get(name) or SURROGATES.get(name.removesuffix("_"))
+
+
+def takes_sizes(func: OpOverload) -> bool:
+    """Whether the numbers among an op's arguments are sizes and places alone."""
+    return own(func) in _SIZED
 
 
 def flow_of(run: Run, pointwise: Surrogate | None) -> tuple[Flow, list[Tensor]]:
@@ -84,9 +103,7 @@ def flow_of(run: Run, pointwise: Surrogate | None) -> tuple[Flow, list[Tensor]]:
     Returns:
         The surrogate, and what it makes of the elements that depend on the model's inputs.
     """
-    name = run.func._schema.name.removeprefix("aten::")
-    own = SURROGATES.get(name) or SURROGATES.get(name.removesuffix("_"))
-    if (found := own or pointwise) is None:
+    if (found := own(run.func) or pointwise) is None:
         return anything(run)
     try:
         flow = found(run)

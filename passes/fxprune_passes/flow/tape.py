@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxprune_passes.flow.pointwise import each
-from fxprune_passes.flow.surrogates import Linear, Ref, Run, flow_of, sum_of
+from fxprune_passes.flow.surrogates import Linear, Ref, Run, flow_of, own, sum_of, takes_sizes
 from fxprune_passes.flow.values import Value, everywhere, is_constant, ones, zeros
 from fxprune_passes.rules import RULES, find
 from fxprune_passes.wide import Wide
@@ -205,7 +205,7 @@ class _Recorder(TorchDispatchMode):
         run = Run(func, tuple(args), kwargs, before, outputs)
         flow, reached = flow_of(run, each if find(func) is RULES[torch.ops.aten.add] else None)
         extra = [*flow.extra, *(None for _ in outputs[len(flow.extra) :])]
-        if (self.tainted and func.overloadpacket not in _SHAPED) or torch.Tag.nondeterministic_seeded in func.tags:
+        if (self.tainted and not takes_sizes(func)) or _is_drawn(func):
             extra = [ones(one.shape) for one in outputs]
         static = bool(before) and all(value.static for value in before)
         if static and func.is_view and all(map(is_constant, before)):
@@ -266,20 +266,10 @@ def _written(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     return [one for one in result if isinstance(one, Tensor)]
 
 
+def _is_drawn(func: OpOverload) -> bool:
+    """Whether an op draws random numbers, and has no surrogate that knows when it does."""
+    return torch.Tag.nondeterministic_seeded in func.tags and own(func) is None
+
+
 def _memory(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def _packets(names: Iterable[str]) -> frozenset[Any]:
-    return frozenset(getattr(torch.ops.aten, name) for name in names if hasattr(torch.ops.aten, name))
-
-
-# Numbers among the arguments of these are sizes and places, never values.
-_SHAPED = _packets(
-    (
-        "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze",
-        "expand", "slice", "select", "narrow", "split", "split_with_sizes", "unbind", "cat", "stack", "flip", "repeat",
-        "clone", "detach", "alias", "_to_copy", "zeros", "ones", "zeros_like", "ones_like", "new_zeros", "new_ones",
-        "convolution", "mm", "addmm", "bmm", "_adaptive_avg_pool2d", "mean", "copy_", "index", "relu",
-    )
-)  # fmt: skip

@@ -19,7 +19,7 @@ _KINDS = (
 _NAMES = {kind.format(n=n): n for kind in _KINDS for n in (1, 2, 3) if "{n}" in kind or str(n) in kind}
 
 
-@surrogate(*_NAMES)
+@surrogate(*_NAMES, sized=True)
 def window(run: Run) -> Flow:
     """Channel by channel, over all places; a constant stays what it is, but for zeros that are averaged in."""
     x = run.args[0]
@@ -42,7 +42,7 @@ def _has_padding(run: Run) -> bool:
     return any(sizes)
 
 
-@surrogate("mean", "amax", "amin", "std", "var")
+@surrogate("mean", "amax", "amin", "std", "var", sized=True)
 def along_axes(run: Run) -> Flow:
     """What is one number along the axes stays it (a deviation: zero); anything else may change with their sizes."""
     x, dims = run.args[0], _dims(run)
