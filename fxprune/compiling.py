@@ -56,7 +56,8 @@ def compile(model: Model, plan: Plan, *, statistics: str = "kept", emit: str | N
             program, only read.
         plan: Which channels stay.
         statistics: Over which channels means and variances run: ``"kept"``, those that are left (the convention of
-            the literature), or ``"full"``, all of them with zeros in the removed places.
+            the literature), or ``"full"``, all of them with zeros in the removed places, as always for a plan of
+            :meth:`Plan.from_zeros`.
         emit: ``"graph"``, or ``"module"`` for a smaller copy of the model's own class, code and methods included;
             ``"exported"`` for a ``torch.export.ExportedProgram`` (with the dynamic sizes of the one that came in),
             ``"unflattened"`` for that program as a tree of modules; by default what the plan was made for.
@@ -64,7 +65,7 @@ def compile(model: Model, plan: Plan, *, statistics: str = "kept", emit: str | N
     Returns:
         A graph module with parameters of its own under their old names; with ``emit="module"`` a module of the
         model's class, and so on. It computes the function of the model in which every removed channel is zero in
-        every tensor.
+        every tensor; with a plan of :meth:`Plan.from_zeros`, the very function of the model.
         ``meta["fxprune"]["notes"]`` of a graph module says what it was specialised to (``meta["baked"]``: line, what
         was asked, value), and which parameters of the model it leaves out.
 

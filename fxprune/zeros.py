@@ -74,6 +74,11 @@ class ZerosReport:
         rows = [_cells(one.name, one) for one in self.layers]
         table = tabulate([*rows, _cells("all weights", _total(self.layers))], headers=_HEADERS, colalign=_ALIGNED)
         lines = [table, *(f"stays: {line}" for line in self.stays)]
+        if not self.removed:
+            why = (
+                "the zeros hold no channel whole" if any(one.zeros for one in self.layers) else "the model has no zeros"
+            )
+            lines.append(f"no channel can go: {why}")
         if self.below:
             lines.append(f"weights up to {self.below:.3g} count as zeros; outputs change by {self.error:.1e} at most")
         return "\n".join(lines)
