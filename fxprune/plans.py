@@ -131,7 +131,7 @@ class Plan:
             >>> plan.keep
             {'0': (0, 1)}
         """
-        if not (math.isfinite(tolerance) and tolerance >= 0):
+        if not (isinstance(tolerance, (int, float)) and math.isfinite(tolerance) and tolerance >= 0):
             raise PlanError(explain(f"tolerance={tolerance!r}, expected a number of 0 or more."))
         analysis, module = analyse(model, example_inputs), unwrap(model)[0]
         inputs = bind(module, *as_call(inputs_of(model, example_inputs)))

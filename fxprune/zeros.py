@@ -74,13 +74,14 @@ class ZerosReport:
         rows = [_cells(one.name, one) for one in self.layers]
         table = tabulate([*rows, _cells("all weights", _total(self.layers))], headers=_HEADERS, colalign=_ALIGNED)
         lines = [table, *(f"stays: {line}" for line in self.stays)]
-        if not self.removed:
+        if not self.removed and not self.stays:
             why = (
                 "the zeros hold no channel whole" if any(one.zeros for one in self.layers) else "the model has no zeros"
             )
             lines.append(f"no channel can go: {why}")
         if self.below:
-            lines.append(f"weights up to {self.below:.3g} count as zeros; outputs change by {self.error:.1e} at most")
+            change = f"outputs change by {self.error:.1e} at most on the example inputs"
+            lines.append(f"weights up to {self.below:.3g} count as zeros; {change}")
         return "\n".join(lines)
 
     def document(self) -> dict[str, Any]:
@@ -294,10 +295,11 @@ def _stay(group: ChannelGroup, facts: Lossless, gone: Gone) -> str:
     idle = ((written == 0) | (read == 0)) & ~gone[group.dim]
     if not bool(idle.any()):
         return ""
-    nodes = list(facts.propagation.graph_module.graph.nodes)
+    graph_module = facts.propagation.graph_module
+    nodes = list(graph_module.graph.nodes)
     held = facts.held[group.dim][idle]
     holder = nodes[int(held[held >= 0][0])] if bool((held >= 0).any()) else None
-    why = "a node that needs one channel" if holder is None else _shown(holder)
+    why = "a node that needs one channel" if holder is None else _shown(holder, graph_module)
     return f"{int(idle.sum())} of {group.size} channels of {group.name}, zero filters or read by zeros, held by {why}"
 
 
@@ -312,6 +314,7 @@ def _total_of(group: ChannelGroup, sites: list[Site]) -> Tensor:
     return total
 
 
-def _shown(node: fx.Node) -> str:
-    place = f" ({node.meta['source']})" if node.meta.get("source") else ""
-    return f"{node.target if node.op == 'call_module' else node.name}{place}"
+def _shown(node: fx.Node, graph_module: fx.GraphModule) -> str:
+    if node.op == "call_module":
+        return f"{node.target} ({type(graph_module.get_submodule(str(node.target))).__name__})"
+    return f"{node.name} ({node.meta['source']})" if node.meta.get("source") else node.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,7 +137,8 @@ def test_training_statistics_keep_the_channel_and_that_is_said() -> None:
     model = convolutions(nn.Conv2d(6, 4, 1), nn.BatchNorm2d(6)).train()
     plan = Plan.from_zeros(model, images(2, 3, 9, 9))
     assert plan.keep == {}
-    assert "stays: 1 of 6 channels of 0, zero filters or read by zeros, held by 1" in str(plan)
+    assert "stays: 1 of 6 channels of 0, zero filters or read by zeros, held by 1 (BatchNorm2d)" in str(plan)
+    assert "no channel can go" not in str(plan)
 
 
 def test_dropout_of_a_constant_keeps_the_channel_and_of_zero_does_not() -> None:
@@ -438,7 +440,7 @@ def test_a_larger_tolerance_removes_no_less() -> None:
     assert left[0] == 16 and left == sorted(left, reverse=True) and left[2] < left[1]
 
 
-@pytest.mark.parametrize("tolerance", [-1.0, float("nan")])
-def test_a_tolerance_must_be_a_number(tolerance: float) -> None:
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), "1%"])
+def test_a_tolerance_must_be_a_number(tolerance: Any) -> None:
     with pytest.raises(fxprune.PlanError, match="expected a number of 0 or more"):
         Plan.from_zeros(nn.Linear(2, 2), torch.zeros(1, 2), tolerance=tolerance)
