@@ -1,10 +1,11 @@
-"""The README says what is so: its example prints what it shows, its names and commands exist."""
+"""README and docs say what is so: their examples print what they show, their names, links and commands exist."""
 
 from __future__ import annotations
 
 import contextlib
 import doctest
 import io
+import operator
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import fxprune
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PAGES = {path.name: text for path in (ROOT / "docs").glob("*.md") if "```" in (text := path.read_text())}
 SESSIONS = [code for language, code in BLOCKS if language == "pycon"]
 
 
@@ -32,6 +34,13 @@ def test_a_session_goes_as_shown(session: str) -> None:
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_one_session_that_goes_as_shown(name: str) -> None:
+    assert {language for language, _ in re.findall(r"```(\w*)\n(.*?)```", PAGES[name], re.DOTALL)} == {"pycon"}
+    test = doctest.DocTestParser().get_doctest(PAGES[name], {"__name__": "page"}, name, name, 0)
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
 def test_the_example_of_an_own_op_prints_what_is_shown(registries: None) -> None:
     section = README.partition("## Your own ops\n")[2].partition("\n## ")[0]
     *code, (_, shown) = re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL)
@@ -42,8 +51,10 @@ def test_the_example_of_an_own_op_prints_what_is_shown(registries: None) -> None
 
 
 def test_every_name_exists() -> None:
-    for name in re.findall(r"\bfxprune\.([A-Za-z_]+)\(", README):
-        assert hasattr(fxprune, name), name
+    for name in re.findall(r"\bfxprune\.([A-Za-z_.]+)\(", "".join([README, *PAGES.values()])):
+        assert operator.attrgetter(name)(fxprune), name
+    for path in re.findall(r"\]\((docs/[\w./-]*)\)", README):
+        assert (ROOT / path).exists(), path
     for path in re.findall(r"`((?:tools|tests|passes)/[\w/.]*)`", README):
         assert (ROOT / path).exists(), path
 
