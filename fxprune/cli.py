@@ -7,6 +7,7 @@ import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -16,9 +17,10 @@ import fxprune
 from fxprune import demo
 from fxprune.arguments import load_model, parse_dtype, parse_input
 from fxprune.units import scaled
-from fxprune_passes.errors import ArtifactError, FxPruneError, explain
+from fxprune_passes.errors import ArtifactError, FxPruneError, PlanError, explain
 
 FILES = ("plan.json", "state_dict.pt", "code.py", "report.txt")
+_CHOICES: dict[str, Any] = {"criterion": "l2", "ignore": [], "round_to": None, "statistics": "kept"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,17 +61,20 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     """Describe ``fxprune prune``."""
     add = parser.add_argument
     add("model", metavar="SPEC", help="torchvision:NAME, or MODULE:CALLABLE that returns a torch.nn.Module")
-    add(
-        "--channels", type=float, required=True, metavar="FRACTION", help="fraction of each group's channels that stays"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--channels", type=float, metavar="FRACTION", help="fraction of each group's channels that stays")
+    what.add_argument(
+        "--from-zeros", action="store_true", help="remove the channels that masks and zeros make idle, and no others"
     )
     add("--input", action="append", required=True, metavar="SHAPE", help="1,3,224,224 or 1,16:int64; once per argument")
     add("--out", type=Path, required=True, metavar="FOLDER", help="folder to write; new or empty")
     add("--force", action="store_true", help="write into a folder that is not empty")
     add("--state-dict", type=Path, metavar="FILE", help="weights to load into the model first")
-    add("--criterion", default="l2", help="l1, l2 or random (default l2)")
-    add("--ignore", action="append", default=[], metavar="NAME", help="module, parameter or glob that keeps its width")
+    add("--tolerance", type=float, metavar="ERROR", help="with --from-zeros: change of outputs to allow (default 0)")
+    add("--criterion", help="l1, l2 or random (default l2)")
+    add("--ignore", action="append", metavar="NAME", help="module, parameter or glob that keeps its width")
     add("--round-to", type=int, metavar="N", help="round widths to a multiple of N")
-    add("--statistics", choices=("kept", "full"), default="kept", help="what means over pruned axes run over")
+    add("--statistics", choices=("kept", "full"), help="what means over pruned axes run over (default kept)")
     add("--seed", type=int, default=0, help="of random weights and of criterion random (default 0)")
     add("--dtype", default="float32", help="of the model and its inputs (default float32)")
     add("--verify", action="store_true", help="compare with the masked original in float64")
@@ -78,6 +83,7 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
 
 def _prune(options: argparse.Namespace) -> str:
     """Prune one model, write its folder and return the report."""
+    _check_choices(options)
     _check_folder(options.out, options.force)
     dtype = parse_dtype(options.dtype)
     inputs = tuple(parse_input(text, dtype) for text in options.input)
@@ -85,7 +91,36 @@ def _prune(options: argparse.Namespace) -> str:
     model = load_model(options.model).to(dtype).eval()
     if options.state_dict is not None:
         _load_weights(model, options.state_dict)
-    plan = fxprune.plan(
+    if options.from_zeros:
+        inputs = tuple(torch.randn_like(one) if one.is_floating_point() else one for one in inputs)
+    plan = _plan(model, inputs, options)
+    small = fxprune.compile(model, plan, statistics=options.statistics)
+    report = [str(plan), _costs(model, small, inputs)]
+    if options.verify:
+        verified = fxprune.verify(model, plan, small, **_allowed(plan, inputs, dtype))
+        verified.raise_if_wrong()  # before anything is written
+        report.append(str(verified))
+    _write(options.out, plan, small, "\n\n".join(report) + "\n")
+    return "\n\n".join([*report, _recipe(options)])
+
+
+def _check_choices(options: argparse.Namespace) -> None:
+    """Refuse options that say nothing about the plan that is asked for; fill in defaults."""
+    refused = list(_CHOICES) if options.from_zeros else ["tolerance"]
+    for name in refused:
+        if getattr(options, name) is not None:
+            flag, other = f"--{name.replace('_', '-')}", "--from-zeros" if options.from_zeros else "--channels"
+            raise PlanError(explain(f"{flag} does not go with {other}.", mend="leave one of them out"))
+    for name, default in _CHOICES.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+
+
+def _plan(model: nn.Module, inputs: tuple[torch.Tensor, ...], options: argparse.Namespace) -> fxprune.Plan:
+    """The plan that the options ask for."""
+    if options.from_zeros:
+        return fxprune.Plan.from_zeros(model, inputs, tolerance=options.tolerance or 0.0)
+    return fxprune.plan(
         model,
         inputs,
         channels=options.channels,
@@ -94,14 +129,14 @@ def _prune(options: argparse.Namespace) -> str:
         round_to=options.round_to,
         seed=options.seed,
     )
-    small = fxprune.compile(model, plan, statistics=options.statistics)
-    report = [str(plan), _costs(model, small, inputs)]
-    if options.verify:
-        verified = fxprune.verify(model, plan, small)
-        verified.raise_if_wrong()  # before anything is written
-        report.append(str(verified))
-    _write(options.out, plan, small, "\n\n".join(report) + "\n")
-    return "\n\n".join([*report, _recipe(options.out, options.statistics)])
+
+
+def _allowed(plan: fxprune.Plan, inputs: tuple[torch.Tensor, ...], dtype: torch.dtype) -> dict[str, Any]:
+    """What a plan from zeros may change: folded constants are rounded, and what was measured for small weights."""
+    if plan.report is None:
+        return {}
+    rounding = 16 * torch.finfo(dtype).eps
+    return {"inputs": inputs, "tolerance": max(1e-9, plan.report.error + rounding)}
 
 
 def _check_folder(folder: Path, force: bool) -> None:
@@ -145,12 +180,15 @@ def _write(folder: Path, plan: fxprune.Plan, small: fx.GraphModule, report: str)
     report_file.write_text(report)
 
 
-def _recipe(folder: Path, statistics: str) -> str:
+def _recipe(options: argparse.Namespace) -> str:
     """Say how to load the folder again."""
-    more = "" if statistics == "kept" else f", statistics={statistics!r}"
+    folder = options.out
+    more = "" if options.statistics == "kept" else f", statistics={options.statistics!r}"
+    zeros = options.from_zeros and options.state_dict is not None  # such a plan fits weights that have its zeros
     return "\n".join(
         [
             f"Wrote {', '.join(FILES)} into {folder}. To load the pruned model again:",
+            *([f'  model.load_state_dict(torch.load("{options.state_dict}"))'] if zeros else []),
             f'  small = fxprune.compile(model.eval(), fxprune.Plan.load("{folder / FILES[0]}"){more})',
             f'  small.load_state_dict(torch.load("{folder / FILES[1]}"))',
         ]

@@ -35,6 +35,14 @@ class Tiny(nn.Module):
         return self.fc(nn.functional.adaptive_avg_pool2d(x, 2).view(-1, 96))
 
 
+class Zeroed(Tiny):
+    def __init__(self):
+        super().__init__()
+        with torch.no_grad():
+            self.conv1.weight[:4] = 0
+            self.conv2.weight[:3] *= 1e-6
+
+
 class Tokens(nn.Module):
     def __init__(self):
         super().__init__()
@@ -57,6 +65,7 @@ def number():
 with torch.random.fork_rng(devices=[]):
     ready = Tiny()
 """
+ZEROS = ["prune", "tiny:Zeroed", "--from-zeros", "--input", "2,3,8,8", "--out", "small"]
 TINY = ["prune", "tiny:Tiny", "--channels", "0.5", "--input", "2,3,8,8", "--out", "small"]
 
 
@@ -157,6 +166,53 @@ def test_verify_is_part_of_the_report(statistics: str, folder: Path, capsys: pyt
     assert ("statistics='full')" in capsys.readouterr().out) == (statistics == "full")
 
 
+def test_zeros_are_a_plan_without_a_fraction(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ZEROS, "--verify"]) == 0
+    assert widths()["conv1.weight"] == (12, 3, 3, 3)
+    assert widths()["conv2.weight"] == (24, 12, 3, 3)
+    report = (folder / "small" / "report.txt").read_text()
+    assert "constant folded" in report
+    assert "verified" in report
+
+
+def test_small_weights_are_zeros_up_to_a_tolerance(folder: Path) -> None:
+    assert main([*ZEROS, "--tolerance", "1e-4", "--verify"]) == 0
+    assert widths()["conv2.weight"] == (21, 12, 3, 3)
+    assert "at most on the example inputs" in (folder / "small" / "report.txt").read_text()
+
+
+def test_the_recipe_for_zeros_loads_the_weights_that_have_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ZEROS[:1], "tiny:Tiny", *ZEROS[2:], "--seed", "3"]) == 0
+    assert "no channel can go: the model has no zeros" in capsys.readouterr().out
+    original = tiny(seed=3)
+    with torch.no_grad():
+        original.get_parameter("conv1.weight")[2] = 0
+    torch.save(original.state_dict(), "weights.pt")
+
+    assert main([*ZEROS[:1], "tiny:Tiny", *ZEROS[2:], "--state-dict", "weights.pt", "--force"]) == 0
+    recipe = [line.strip() for line in capsys.readouterr().out.partition("again:\n")[2].splitlines()]
+    names = {"fxprune": fxprune, "torch": torch, "model": tiny(seed=4)}
+    exec("\n".join(recipe), names)
+
+    images = torch.randn(3, 3, 8, 8)
+    assert widths()["conv1.weight"] == (15, 3, 3, 3)
+    assert torch.allclose(names["small"](images), original(images), atol=1e-6)
+
+
+@pytest.mark.parametrize("option", [["--ignore", "conv1"], ["--criterion", "l1"], ["--statistics", "kept"]])
+def test_zeros_leave_nothing_to_choose(option: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ZEROS, *option]) == 2
+    assert capsys.readouterr().err.startswith(f"PlanError: {option[0]} does not go with --from-zeros.")
+    assert not (folder / "small").exists()
+
+
+@pytest.mark.parametrize("arguments", [[*ZEROS, "--channels", "0.5"], [*ZEROS[:2], *ZEROS[3:]]], ids=["both", "none"])
+def test_a_plan_is_of_a_fraction_or_of_zeros(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "--channels" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_not_empty_needs_force(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "small").mkdir()
     (folder / "small" / "notes.txt").write_text("mine")
@@ -176,6 +232,7 @@ REFUSALS = {
     "no shape": (["tiny:Tiny", "--input", "2,x"], "CaptureError: an input is described as .* got '2,x'"),
     "no dtype": (["tiny:Tiny", "--input", "2:int63"], "CaptureError: a dtype has a name .* got 'int63'"),
     "fraction above one": (["tiny:Tiny", "--channels", "1.5"], r"PlanError: .*1\.5"),
+    "tolerance without zeros": (["tiny:Tiny", "--tolerance", "0.1"], "PlanError: --tolerance does not go with --ch"),
     "unknown criterion": (["tiny:Tiny", "--criterion", "l7"], "PlanError: .*l7"),
     "unknown name": (["tiny:Tiny", "--ignore", "conv9"], "PlanError: .*conv9"),
     "no weights": (["tiny:Tiny", "--state-dict", "gone.pt"], r"ArtifactError: --state-dict expects .* got gone\.pt"),
