@@ -59,6 +59,7 @@ class Report:
         tolerance: Relative errors up to this are rounding.
         statistics: Over which channels means and variances run.
         notes: What a reader must know of how the numbers were taken.
+        against: What the compiled graph is compared with.
     """
 
     cases: tuple[Case, ...]
@@ -66,6 +67,7 @@ class Report:
     tolerance: float
     statistics: str
     notes: tuple[str, ...] = ()
+    against: str = "the masked original"
 
     @property
     def ok(self) -> bool:
@@ -80,7 +82,7 @@ class Report:
     def __str__(self) -> str:
         """A verdict, a table of the checks, and the first wrong node."""
         verdict = "verified: the compiled graph is" if self.ok else "WRONG: the compiled graph is not"
-        lines = [f'{verdict} the masked original (statistics="{self.statistics}", tolerance {self.tolerance:.0e}).']
+        lines = [f'{verdict} {self.against} (statistics="{self.statistics}", tolerance {self.tolerance:.0e}).']
         rows = [(case.name, _said(case.ok), _number(case.error), case.note) for case in self.cases]
         table = tabulate(
             rows,

@@ -18,7 +18,7 @@ from fxprune.inputs import as_call, bind
 from fxprune.origins import origin_of, reads_another
 from fxprune.plans import Plan
 from fxprune.report import Wrong
-from fxprune.zeros import lossless
+from fxprune.zeros import lossless, without_small
 from fxprune_passes.errors import CaptureError, FxPruneError, explain
 from fxprune_passes.kept import Kept
 from fxprune_passes.lossless import Lossless
@@ -166,12 +166,16 @@ class Trial:
         self._install(reference, {**self.analysis.capture.constants, **self.analysis.capture.strangers})
         if units is not None:
             fill(reference, units)
+        if self.plan.report is not None:
+            without_small(reference, self.plan.report.below)
         return reference
 
     def _compiled(self) -> nn.Module:
         compiled = widened(self.small).to(_device(self.model))
         if not isinstance(self.small, fx.GraphModule):
             self._install(compiled, self.analysis.capture.strangers)
+        if self.plan.report is not None:
+            without_small(compiled, self.plan.report.below, dict(self.model.named_parameters()))
         return compiled
 
     @staticmethod

@@ -23,7 +23,7 @@ from fxprune.trial import Inputs, Trial, kept_slice, lossless_of, named_tensors
 from fxprune.wrappers import unwrap
 from fxprune_passes.errors import VerifyError, explain
 from fxprune_passes.verify import check_shapes
-from fxprune_passes.wide import NodeError, widened
+from fxprune_passes.wide import NodeError, precision, widened
 from fxprune_passes.zeroed import holds, run, zeroed
 
 
@@ -77,7 +77,7 @@ def verify(
     bound = bind(model, *as_call(draw(plan.inputs, seed) if inputs is None else inputs))
     units = {"own": None, "address-coded": addresses, "random": random_units(seed)}
     if trial.facts is not None:
-        weights = ("own",)
+        weights, tolerance = ("own",), max(tolerance, _ROUNDED * torch.finfo(precision(model)).eps)
     if unknown := set(weights) - set(units):
         raise VerifyError(explain(f"weights={sorted(unknown)}, expected some of {', '.join(units)}."))
     shapes = _shapes if isinstance(small, fx.GraphModule) else _same_code
@@ -87,6 +87,7 @@ def verify(
     return _report(trial, found, tolerance, unwrapped)
 
 
+_ROUNDED = 16  # times the dtype's epsilon: what folded constants lose where they are rounded to it
 _Found = tuple[Case, Wrong | None]
 
 
@@ -97,6 +98,7 @@ def _report(trial: Trial, found: Sequence[_Found], tolerance: float, unwrapped: 
         tolerance=tolerance,
         statistics=trial.statistics,
         notes=tuple(dict.fromkeys((*unwrapped, *trial.analysis.groups.notes, *_notes(trial)))),
+        against="the masked original" if trial.facts is None else "the original",
     )
 
 
@@ -106,7 +108,9 @@ def _notes(trial: Trial) -> tuple[str, ...]:
     nodes = trial.small.graph.nodes if isinstance(trial.small, fx.GraphModule) else ()
     over_kept = [node.name for node in nodes if node.meta.get("promise", "exact") != "exact"]
     if trial.facts is not None:
-        notes.append("a plan from zeros: compared with the original as it is, on its own weights")
+        below = trial.plan.report.below if trial.plan.report is not None else 0
+        small = f", those up to {below:.3g} taken for zeros on both sides" if below else ""
+        notes.append(f"a plan from zeros: compared on the model's own weights{small}")
     if over_kept:
         notes.append(f"statistics over the channels that are left: {listed(over_kept)}; every other node is exact")
     return tuple(notes)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from tabulate import tabulate
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.analysis import Analysis
 from fxprune.difference import difference
-from fxprune_passes.axes import Dim, leaves
+from fxprune_passes.axes import Dim, freezing, leaves
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.fold import Folds
 from fxprune_passes.groups import ChannelGroup, Site, channels
@@ -56,7 +56,7 @@ class ZerosReport:
         error: The largest change of an output that was measured on the example inputs, relative to the largest
             output; 0 for a plan of exact zeros.
         layers: Every weight, in the order of the model.
-        stays: Channels with nothing but zeros that stay, and what holds them; one line a group.
+        stays: Filters and columns that are zero and stay, and what holds them; one line for each weight and axis.
     """
 
     below: float
@@ -135,18 +135,27 @@ def lossless(analysis: Analysis, model: nn.Module, inputs: Mapping[str, Any], *,
     """
     _refuse_not_finite(model)
     module = _wide(analysis, model)
-    for parameter in module.parameters() if below else ():
-        parameter.data.masked_fill_(parameter.abs() <= below, 0)
+    without_small(module, below)
     epsilon = torch.finfo(precision(model)).eps
     return Lossless.of(analysis.propagation, module, tree_map(widen, inputs), epsilon=epsilon)
 
 
+def without_small(module: nn.Module, below: float, names: Collection[str] | None = None) -> None:
+    """Make zeros of small weights, in place: of every parameter but biases, which a zero filter leaves as they are."""
+    for name, parameter in module.named_parameters() if below else ():
+        if not name.endswith("bias") and (names is None or name in names):
+            parameter.data.masked_fill_(parameter.abs() <= below, 0)
+
+
 def _refuse_not_finite(model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
-        if not parameter.is_meta and bool(parameter.isfinite().all()):
+    """Refuse weights that are no numbers; buffers may be infinite, as masks are."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        found = "is a meta tensor" if tensor.is_meta else ""
+        if not found and bool((~tensor.isfinite() if isinstance(tensor, nn.Parameter) else tensor.isnan()).any()):
+            found = "holds NaN or infinite values"
+        if not found:
             continue
-        kind = "is a meta tensor" if parameter.is_meta else "holds NaN or infinite values"
-        raise PlanError(explain(f"{name!r} {kind}, expected finite numbers.", mend="load or repair the weights first"))
+        raise PlanError(explain(f"{name!r} {found}, expected finite numbers.", mend="load or repair the weights first"))
 
 
 def _wide(analysis: Analysis, model: nn.Module) -> nn.Module:
@@ -184,7 +193,10 @@ def _threshold(
     analysis: Analysis, model: nn.Module, inputs: Mapping[str, Any], tolerance: float
 ) -> tuple[float, float]:
     """The largest magnitude that may count as zero, by bisection over those that occur, and what it changes."""
-    sizes = torch.cat([one.detach().abs().flatten().double() for one in model.parameters()]).unique()
+    weights = [one for name, one in model.named_parameters() if not name.endswith("bias")]
+    if not weights:
+        return 0.0, 0.0
+    sizes = torch.cat([one.detach().abs().flatten().double().cpu() for one in weights]).unique()
     low, high, best = -1, len(sizes) - 1, (0.0, 0.0)
     for _ in range(_STEPS):
         if high - low <= 0:
@@ -203,6 +215,9 @@ def _change(analysis: Analysis, model: nn.Module, inputs: Mapping[str, Any], bel
     small = _rewritten(analysis, model, gone, folds)
     epsilon, wide = torch.finfo(precision(model)).eps, tree_map(widen, inputs)
     want = Wide(_wide(analysis, model), analysis.capture.graph_module.graph, wide, epsilon=epsilon).result()
+    if not all(bool(one.isfinite().all()) for one in tree_leaves(want) if isinstance(one, Tensor)):
+        first = "the model's outputs on the example inputs are not finite, so that no change of them can be measured."
+        raise PlanError(explain(first, mend="pass example inputs as the model sees them"))
     return difference(want, Wide(widened(small), small.graph, wide, epsilon=epsilon).result())
 
 
@@ -249,7 +264,8 @@ def _report(
         for name, parameter in model.named_parameters()
         if parameter.ndim > 1 and (sites := analysis.groups.sites_of(name))
     ]
-    stays = [line for group in analysis.groups if (line := _stay(group, facts, gone))]
+    weights = [(name, one, analysis.groups.sites_of(name)) for name, one in model.named_parameters() if one.ndim > 1]
+    stays = [line for name, one, sites in weights for line in _stay(name, one, sites, facts, kept)]
     return ZerosReport(below, error, tuple(layers), tuple(stays))
 
 
@@ -288,30 +304,34 @@ def _reasons_at(site: Site, reasons: Mapping[Dim, Tensor]) -> Tensor:
     return result
 
 
-def _stay(group: ChannelGroup, facts: Lossless, gone: Gone) -> str:
-    """A line on channels that stay, though nothing but zeros writes them or reads them; empty if there are none."""
-    written = _total_of(group, [site for site in group.sites if not site.reads and site.tensor.ndim > 1])
-    read = _total_of(group, [site for site in group.sites if site.reads])
-    idle = ((written == 0) | (read == 0)) & ~gone[group.dim]
-    if not bool(idle.any()):
-        return ""
+def _stay(name: str, parameter: Tensor, sites: list[Site], facts: Lossless, kept: Kept) -> Iterator[str]:
+    """Lines on filters and columns of one weight that are zero, and stay."""
+    for site in sites:
+        if site.axis.size == 1 or site.dim > 1:
+            continue
+        others = [dim for dim in range(parameter.ndim) if dim != site.dim]
+        zero = (
+            (parameter.detach() == 0).cpu().movedim(site.dim, 0).reshape(site.axis.size, -1).all(1) if others else None
+        )
+        mask = kept.mask(site.axis)
+        idle = zero if mask is None or zero is None else zero & mask
+        if idle is not None and bool(idle.any()):
+            what = "zero columns" if site.reads else "zero filters"
+            yield f"{int(idle.sum())} {what} of {name}, held by {_holder(site, idle, facts)}"
+
+
+def _holder(site: Site, idle: Tensor, facts: Lossless) -> str:
+    """The first node that holds a position of an axis, or what froze the axis."""
+    if frozen := freezing(site.axis):
+        return f"{frozen.where}: {frozen.reason}"
     graph_module = facts.propagation.graph_module
     nodes = list(graph_module.graph.nodes)
-    held = facts.held[group.dim][idle]
-    holder = nodes[int(held[held >= 0][0])] if bool((held >= 0).any()) else None
-    why = "a node that needs one channel" if holder is None else _shown(holder, graph_module)
-    return f"{int(idle.sum())} of {group.size} channels of {group.name}, zero filters or read by zeros, held by {why}"
-
-
-def _total_of(group: ChannelGroup, sites: list[Site]) -> Tensor:
-    """(size,): the sum of magnitudes of each channel; one where there is no site."""
-    if not sites:
-        return torch.ones(group.size)
-    total = torch.zeros(group.size, dtype=torch.float64)
-    for site in sites:
-        values = site.tensor.detach().double().abs().cpu().movedim(site.dim, 0).reshape(site.axis.size, -1).sum(1)
-        total += group.per_channel(site, values)
-    return total
+    for dim in dict.fromkeys(leaf for leaf in leaves(site.axis) if leaf in facts.held):
+        numbers = torch.tensor(channels(site.axis, dim))[idle]
+        held = facts.held[dim][numbers[numbers >= 0]]
+        if bool((held >= 0).any()):
+            return _shown(nodes[int(held[held >= 0][0])], graph_module)
+    return "a node that needs one channel"
 
 
 def _shown(node: fx.Node, graph_module: fx.GraphModule) -> str:

@@ -440,6 +440,52 @@ def test_a_larger_tolerance_removes_no_less() -> None:
     assert left[0] == 16 and left == sorted(left, reverse=True) and left[2] < left[1]
 
 
+def test_verification_takes_small_weights_for_zeros_on_both_sides() -> None:
+    model = built(nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3)))
+    for channel in range(12):
+        model[0].weight.data[channel] *= 10.0**-channel
+    plan = Plan.from_zeros(model, images(8, 5), tolerance=1e-2)
+    small = fxprune.compile(model, plan)
+    report = fxprune.verify(model, plan, small)
+    assert report.ok and report.max_error < EXACT
+    assert "verified: the compiled graph is the original" in str(report)
+    small.get_parameter("2.weight").data[0, 0] *= 1.01
+    assert not fxprune.verify(model, plan, small).ok
+
+
+def test_constants_that_are_rounded_to_the_models_dtype_are_no_error() -> None:
+    model = convolutions(nn.Conv2d(6, 4, 3, padding=1), nn.Sigmoid()).float()
+    plan = Plan.from_zeros(model, images(2, 3, 9, 9).float())
+    assert widths(plan) == {"0": 5}
+    assert fxprune.verify(model, plan, fxprune.compile(model, plan)).ok
+
+
+def test_the_report_says_what_holds_a_channel() -> None:
+    depthwise = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.ReLU())
+    model = convolutions(nn.Conv2d(6, 4, 1), depthwise)
+    report = Plan.from_zeros(model, images(2, 3, 9, 9)).report
+    assert report is not None
+    assert report.stays == ("1 zero filter of 0.weight, held by 1.0 (Conv2d)",)
+    model = built(nn.Sequential(nn.Linear(5, 6), nn.Softmax(-1), nn.Linear(6, 3)))
+    model[0].weight.data[2] = 0
+    report = Plan.from_zeros(model, images(2, 5)).report
+    assert report is not None and "held by aten._softmax" in report.stays[0]
+
+
+def test_outputs_that_are_not_finite_measure_nothing() -> None:
+    model = built(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)))
+    with pytest.raises(fxprune.PlanError, match="are not finite, so that no change"):
+        Plan.from_zeros(model, images(2, 5) * float("nan"), tolerance=0.1)
+    assert Plan.from_zeros(nn.ReLU(), images(2, 5), tolerance=0.1).keep == {}
+
+
+def test_statistics_that_are_no_numbers_are_refused_by_name() -> None:
+    model = built(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)))
+    model[1].running_var[2] = float("nan")
+    with pytest.raises(fxprune.PlanError, match=r"'1.running_var' holds NaN"):
+        Plan.from_zeros(model, images(2, 3, 9, 9))
+
+
 @pytest.mark.parametrize("tolerance", [-1.0, float("nan"), "1%"])
 def test_a_tolerance_must_be_a_number(tolerance: Any) -> None:
     with pytest.raises(fxprune.PlanError, match="expected a number of 0 or more"):
