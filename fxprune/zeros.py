@@ -309,15 +309,12 @@ def _stay(name: str, parameter: Tensor, sites: list[Site], facts: Lossless, kept
     for site in sites:
         if site.axis.size == 1 or site.dim > 1:
             continue
-        others = [dim for dim in range(parameter.ndim) if dim != site.dim]
-        zero = (
-            (parameter.detach() == 0).cpu().movedim(site.dim, 0).reshape(site.axis.size, -1).all(1) if others else None
-        )
-        mask = kept.mask(site.axis)
-        idle = zero if mask is None or zero is None else zero & mask
-        if idle is not None and bool(idle.any()):
-            what = "zero columns" if site.reads else "zero filters"
-            yield f"{int(idle.sum())} {what} of {name}, held by {_holder(site, idle, facts)}"
+        idle = (parameter.detach() == 0).cpu().movedim(site.dim, 0).reshape(site.axis.size, -1).all(1)
+        if (mask := kept.mask(site.axis)) is not None:
+            idle &= mask
+        if count := int(idle.sum()):
+            what = f"zero {'column' if site.reads else 'filter'}{'s' if count > 1 else ''}"
+            yield f"{count} {what} of {name}, held by {_holder(site, idle, facts)}"
 
 
 def _holder(site: Site, idle: Tensor, facts: Lossless) -> str:
