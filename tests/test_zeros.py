@@ -137,7 +137,7 @@ def test_training_statistics_keep_the_channel_and_that_is_said() -> None:
     model = convolutions(nn.Conv2d(6, 4, 1), nn.BatchNorm2d(6)).train()
     plan = Plan.from_zeros(model, images(2, 3, 9, 9))
     assert plan.keep == {}
-    assert "stays: 1 of 6 channels of 0, zero filters or read by zeros, held by 1 (BatchNorm2d)" in str(plan)
+    assert "stays: 1 zero filter of 0.weight, held by 1 (BatchNorm2d)" in str(plan)
     assert "no channel can go" not in str(plan)
 
 
