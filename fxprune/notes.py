@@ -72,12 +72,12 @@ def unread(graph_module: fx.GraphModule, model: nn.Module) -> list[str]:
     """Parameters that no node reads, summed up by the largest modules that hold no others."""
     targets = {str(node.target) for node in graph_module.graph.nodes if node.op in ("get_attr", "call_module")}
     named = list(model.named_parameters(remove_duplicate=False))
-    read = {id(tensor) for name, tensor in named if targets & set(_prefixes(name))}
+    read = {id(tensor) for name, tensor in named if targets & set(homes(name))}
     names = [name for name, tensor in named if id(tensor) not in read]
     return _summed_up(names, [name for name, tensor in named if id(tensor) in read])
 
 
-def _prefixes(name: str) -> Iterator[str]:
+def homes(name: str) -> Iterator[str]:
     """The name and the modules that it is in, outermost first."""
     parts = name.split(".")
     yield from (".".join(parts[: end + 1]) for end in range(len(parts)))
@@ -85,5 +85,5 @@ def _prefixes(name: str) -> Iterator[str]:
 
 def _summed_up(unread: Sequence[str], read: Sequence[str]) -> list[str]:
     """Names of the largest modules all of whose parameters are unread, or of single parameters."""
-    partly = {prefix for name in read for prefix in _prefixes(name)}
-    return list(dict.fromkeys(next((one for one in _prefixes(name) if one not in partly), name) for name in unread))
+    partly = {prefix for name in read for prefix in homes(name)}
+    return list(dict.fromkeys(next((one for one in homes(name) if one not in partly), name) for name in unread))

@@ -15,7 +15,7 @@ from fxprune_passes.index_values import is_index, value_of
 from fxprune_passes.inferred import NO_RULE, Inferred, Prober, may_run, state
 from fxprune_passes.mend import spoken_of
 from fxprune_passes.propagation import Operation, Propagation, flat_axes, numbers
-from fxprune_passes.rules import Op, find, is_pointwise
+from fxprune_passes.rules import Op, find, is_pointwise, products
 
 _RANK = 8  # numbers below those are of axes
 # Fake kernels of these accept operands of different dtypes, real ones do not (torch 2.15).
@@ -116,7 +116,9 @@ class Ledger(TorchDispatchMode):
             self._weights.update(map(id, results))
         if (value := value_of(func, args, kwargs, outputs, self._known)) is not None:
             self._known[id(self.axes(outputs[0]))] = value
-        self.operations.append(Operation(str(func), results, tuple(numbers([args, kwargs])), is_pointwise(func)))
+        factors = tuple(numbers([args, kwargs]))
+        costs = products(func, args, results)
+        self.operations.append(Operation(str(func), results, factors, is_pointwise(func), costs))
 
     def _state_changes(self, func: OpOverload, args: Any, kwargs: Any) -> None:
         """An op that gives nothing but changes its arguments: what it does to their axes is unknown."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,16 +13,21 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fxprune_passes.axes import Axes, Term
 from fxprune_passes.equations import Equations
 from fxprune_passes.inferred import Inferred
+from fxprune_passes.rules import Product
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One dispatched ATen op: name, output axes, numbers that are not sizes, and whether it is pointwise."""
+    """One dispatched ATen op: name, output axes, numbers that are not sizes, and whether it is pointwise.
+
+    ``products`` are the axes whose sizes, multiplied, are its multiply-accumulate operations.
+    """
 
     name: str
     axes: list[Axes]
     numbers: tuple[float, ...]
     pointwise: bool
+    products: Sequence[Product] = ()
 
 
 @dataclass(slots=True)

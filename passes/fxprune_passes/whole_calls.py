@@ -15,7 +15,7 @@ from fxprune_passes.inferred import Inferred, state
 from fxprune_passes.ledger import Ledger
 from fxprune_passes.probe import tensors_of
 from fxprune_passes.propagation import Operation, flat_axes
-from fxprune_passes.rules import Rule, recurrent
+from fxprune_passes.rules import Rule, recurrent, recurrent_products
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,8 @@ def state_recurrent(ledger: Ledger, call: WholeCall) -> None:
     for tensor, axes in zip(outputs, results, strict=True):
         ledger.learn(tensor, axes)
     ledger.note_uses(op, [args, kwargs, parameters], is_view=False)
-    ledger.result.operations[call.node] = [Operation(call.where.op, results, (), False)]
+    costs = recurrent_products(parameters, results)
+    ledger.result.operations[call.node] = [Operation(call.where.op, results, (), False, costs)]
 
 
 def state_opaque(ledger: Ledger, call: WholeCall, reason: str) -> None:
