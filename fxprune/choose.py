@@ -1,4 +1,4 @@
-"""Plan by criterion: in every channel group, the channels that score highest stay."""
+"""Plan by criterion and target: the channels that score highest stay, as many as the target allows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import torch
 from torch import nn
 
 from fxprune.analysis import Analysis, analyse
+from fxprune.budget import SCOPES, Choice, Keep, Planner, met
+from fxprune.costs import Costs
 from fxprune.criteria import Criterion, find_criterion, scores
 from fxprune.indices import kept_mask
 from fxprune.inputs import ExampleInputs
 from fxprune.modules import fit
-from fxprune.plans import Plan, make_plan
+from fxprune.plans import Plan, kept_of, make_plan
 from fxprune.program import Model
+from fxprune.targets import target_of
+from fxprune.widths import Widths
 from fxprune.wrappers import unwrap
 from fxprune_passes.axes import Cat, Prod, Take, Term, leaves, resolve
 from fxprune_passes.errors import PlanError, explain
@@ -27,52 +31,116 @@ def plan(
     model: Model,
     example_inputs: ExampleInputs | None = None,
     *,
-    channels: float,
+    channels: float | None = None,
+    params: float | None = None,
+    macs: float | None = None,
+    bytes: float | None = None,
     criterion: str | Criterion = "l2",
+    scope: str = "local",
+    overrides: Mapping[str, float] | None = None,
     ignore: Sequence[str] = (),
-    round_to: int | None = None,
+    round_to: int | str | None = "default",
+    min_channels: int = 1,
+    max_drop: float = 1.0,
     seed: int = 0,
     emit: str = "graph",
 ) -> Plan:
-    """Choose, in every channel group, the channels that score highest.
+    """Choose the channels that score highest, as many as a target allows.
 
-    An axis that is a product (heads and head width, groups and group width) is pruned in its wider factor only.
+    Exactly one target: ``channels``, ``params``, ``macs`` or ``bytes``. A float up to 1 is the fraction that stays
+    (of what the captured graph reads), anything else a bound. An axis that is a product (heads and head width, groups
+    and group width) is pruned in its wider factor only.
 
     Args:
         model: Any module, or an exported program; only read.
         example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments; None for those that
             an exported program holds.
-        channels: Fraction of each group's channels that stays, in (0, 1].
+        channels: Fraction of the channels that stays, in (0, 1].
+        params: Parameters that stay.
+        macs: Multiply-accumulate operations that stay, on the example inputs.
+        bytes: Bytes of parameters and buffers that stay.
         criterion: ``"l1"``, ``"l2"``, ``"random"``, or ``criterion(group) -> scores (n,)``, high stays.
+        scope: ``"local"``: the same fraction of every group. ``"global"``: one ranking over all groups, by scores
+            relative to the mean of their group. ``"isomorphic"``: the same fraction of every class of groups of like
+            structure, ranked within the class (Fang et al., Isomorphic Pruning for Vision Models, ECCV 2024).
+        overrides: Fractions that stay for some groups, by names or globs as in ``ignore``: ``{"layer4.*": 0.8}``.
         ignore: Modules, parameters or globs of them whose output width stays.
-        round_to: Kept channels are a multiple of this, where the group is wide enough.
+        round_to: Kept channels are a multiple of this, where the group is wide enough. ``"auto"``: multiples of 16
+            from 64 channels on, of 8 from 32 on, which kernels like. By default None for ``channels``, else ``"auto"``.
+        min_channels: At least so many of each group stay.
+        max_drop: At most this fraction of each group goes.
         seed: For ``"random"``.
         emit: What the plan is to be compiled to. ``"module"`` leaves out the groups that the model's own code does
             not let go, and says so.
 
+    Returns:
+        The plan, which costs at most what the target says; a note says what it costs.
+
     Raises:
-        PlanError: An option is out of range, a name in ``ignore`` is unknown, or a criterion misbehaves.
+        PlanError: An option is out of range, options conflict, a name is unknown, a criterion misbehaves, or the
+            target lies below what can be reached.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
         >>> plan(model, torch.zeros(1, 8), channels=0.5).kept("2.weight")[1].shape
         torch.Size([3])
+        >>> print(plan(model, torch.zeros(1, 8), params=40).notes[-1])
+        params=40: 35 of 68 params stay (51.5%), the nearest below that the widths allow
     """
-    _check_options(channels, round_to)
+    target = target_of({"channels": channels, "params": params, "macs": macs, "bytes": bytes})
+    default = None if target.metric == "channels" else "auto"
+    widths = Widths(default if round_to == "default" else round_to, min_channels, max_drop)
+    widths.check()
+    if scope not in SCOPES:
+        raise PlanError(explain(f"scope={scope!r}, expected one of {', '.join(map(repr, SCOPES))}."))
     score = find_criterion(criterion, seed)
     analysis, module = analyse(model, example_inputs, emit=emit), unwrap(model)[0]
     whole = _ignored(analysis.groups, module, ignore)
+    fixed = _overridden(analysis.groups, module, overrides or {}, whole)
+    ranking = {group.name: scores(group, score) for group in _one_factor_each(analysis.groups, whole)}
+    costs, notes = Costs(analysis, module), list[str]()
+    before = costs.of_kept(kept_of(analysis, {}))
 
-    def choose(left_out: set[str]) -> dict[str, tuple[int, ...]]:
-        ranked = {
-            group.name: torch.sort(scores(group, score), descending=True, stable=True).indices.tolist()
-            for group in _one_factor_each(analysis.groups, whole | left_out)
-        }
-        keep = {name: order[: _count(len(order), channels, round_to)] for name, order in ranked.items()}
-        return cover(analysis, keep, ranked)
+    def choose(left_out: set[str]) -> Keep:
+        groups = _one_factor_each(analysis.groups, whole | left_out)
+        choices = [_choice(group, ranking, score, widths, fixed.get(group.name)) for group in groups]
+        ranked = {one.group.name: one.order for one in choices}
+
+        def settle(counts: Mapping[str, int]) -> tuple[Keep, Kept]:
+            keep = cover(analysis, {name: ranked[name][:count] for name, count in counts.items()}, ranked)
+            return keep, kept_of(analysis, keep)
+
+        keep, note = met(Planner(choices, costs, scope), target, before.get(target.metric, 0), settle)
+        notes[:] = [note] if note else []
+        return keep
 
     chosen, left_out = fit(analysis, module, choose) if emit == "module" else (choose(set()), {})
-    return make_plan(model, example_inputs, analysis, chosen, left_out)
+    return make_plan(model, example_inputs, analysis, chosen, left_out, notes=notes)
+
+
+def _choice(
+    group: ChannelGroup, ranking: dict[str, torch.Tensor], score: Criterion, widths: Widths, fixed: float | None
+) -> Choice:
+    if group.name not in ranking:
+        ranking[group.name] = scores(group, score)
+    ordered = torch.sort(ranking[group.name], descending=True, stable=True)
+    return Choice(group, tuple(ordered.indices.tolist()), ordered.values, widths.allowed(group.size), fixed)
+
+
+def _overridden(
+    groups: ChannelGroups, model: nn.Module, overrides: Mapping[str, float], whole: set[str]
+) -> dict[str, float]:
+    """The fraction that each override asks of the groups that it names; later ones win."""
+    result: dict[str, float] = {}
+    for pattern, share in overrides.items():
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise PlanError(explain(f"overrides[{pattern!r}]={share!r}, expected a fraction in (0, 1] that stays."))
+        named = _ignored(groups, model, (pattern,), option="overrides")
+        if both := sorted(named & whole):
+            first = f"overrides[{pattern!r}] and ignore both name channel group {both[0]!r}."
+            raise PlanError(explain(first, mend="name it in one of them"))
+        result.update(dict.fromkeys(named, float(share)))
+    return result
 
 
 def cover(
@@ -138,22 +206,8 @@ def _best(groups: ChannelGroups, axis: Term, ranked: Mapping[str, Sequence[int]]
     raise AssertionError("an empty axis holds no channel of a pruned group")
 
 
-def _check_options(channels: float, round_to: int | None) -> None:
-    if isinstance(channels, bool) or not isinstance(channels, (int, float)) or not 0 < channels <= 1:
-        raise PlanError(explain(f"channels={channels!r} is out of range, expected a fraction in (0, 1] that stays."))
-    if round_to is not None and (isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1):
-        raise PlanError(explain(f"round_to={round_to!r}, expected None or a positive integer."))
-
-
-def _count(size: int, channels: float, round_to: int | None) -> int:
-    count = max(1, round(size * channels))
-    if round_to is not None:
-        count = max(round_to, round(count / round_to) * round_to)
-    return min(size, count)
-
-
-def _ignored(groups: ChannelGroups, model: nn.Module, patterns: Sequence[str]) -> set[str]:
-    """Groups that hold an output axis of an ignored module or parameter."""
+def _ignored(groups: ChannelGroups, model: nn.Module, patterns: Sequence[str], *, option: str = "ignore") -> set[str]:
+    """Groups that hold an output axis of the modules or parameters that an option names."""
     if isinstance(patterns, str):
         raise PlanError(
             explain(f"ignore={patterns!r} is a string, expected a sequence of names.", mend=f"ignore=({patterns!r},)")
@@ -165,7 +219,7 @@ def _ignored(groups: ChannelGroups, model: nn.Module, patterns: Sequence[str]) -
     for pattern in patterns:
         matched = set(fnmatch.filter(names, pattern)) | ({pattern} & set(names))
         if not matched:
-            raise PlanError(explain(f"ignore names {pattern!r}, which matches no module, parameter or group."))
+            raise PlanError(explain(f"{option} names {pattern!r}, which matches no module, parameter or group."))
         result |= {group.name for group in groups if _writes_any(group, matched)}
     return result
 

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxprune.analysis import Analysis
 from fxprune.notes import homes
 from fxprune_passes.axes import Cat, Dim, Prod, Take, Term, resolve
+from fxprune_passes.effects import is_impure
 from fxprune_passes.kept import Kept
 
 METRICS = ("params", "macs", "bytes")
@@ -77,7 +78,7 @@ class Costs:
 
 def _tensors(analysis: Analysis, model: nn.Module) -> Iterable[_Cost]:
     """Every parameter and buffer that the compiled model holds, a tied one once."""
-    nodes = analysis.capture.graph_module.graph.nodes
+    nodes = _needed(analysis.capture.graph_module.graph)
     read = {str(node.target) for node in nodes if node.op in ("get_attr", "call_module")}
     seen: set[int] = set()
     for tensors, counts in ((model.named_parameters, 1.0), (model.named_buffers, 0.0)):
@@ -91,13 +92,23 @@ def _operations(analysis: Analysis) -> Iterable[_Cost]:
     """The products of every op; equal ones are counted together."""
     found: Counter[tuple[int, ...]] = Counter()
     axes: dict[tuple[int, ...], tuple[Term, ...]] = {}
-    for operations in analysis.propagation.operations.values():
-        for product in (one for operation in operations for one in operation.products):
+    needed = _needed(analysis.capture.graph_module.graph)
+    for node, operations in analysis.propagation.operations.items():
+        for product in (one for operation in operations for one in operation.products if node in needed):
             key = tuple(map(id, product))
             found[key] += 1
             axes[key] = product
     for key, times in found.items():
         yield _Cost(axes[key], (0.0, float(times), 0.0))
+
+
+def _needed(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that the outputs depend on, or that do more than give a value; the others are not compiled."""
+    result: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op in ("output", "placeholder") or is_impure(node) or any(user in result for user in node.users):
+            result.add(node)
+    return result
 
 
 def _polynomial(term: Term, numbers: Mapping[Dim, int]) -> _Polynomial:

@@ -267,6 +267,7 @@ def make_plan(
     keep: Mapping[str, tuple[int, ...]],
     left_out: Mapping[str, str] | None = None,
     report: ZerosReport | None = None,
+    notes: Sequence[str] = (),
 ) -> Plan:
     """A plan that remembers its analysis; groups kept whole are left out."""
     module, groups = unwrap(model)[0], analysis.groups
@@ -277,7 +278,7 @@ def make_plan(
     origin = _Origin(weakref.ref(remembered(model)), analysis, fingerprint(module))
     left_out = dict(left_out or {})
     spec = to_spec(inputs_of(model, example_inputs))
-    return Plan(widths, keep, spec, axes, shapes, analysis.emit, left_out, groups.notes, report, origin)
+    return Plan(widths, keep, spec, axes, shapes, analysis.emit, left_out, (*groups.notes, *notes), report, origin)
 
 
 def fingerprint(model: nn.Module) -> tuple[Any, ...]:

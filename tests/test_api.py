@@ -283,7 +283,7 @@ def _refusals() -> list[Any]:
         ("empty", lambda model: fxprune.compile(model, _keep({"stem": []})(model)), "the plan removes every channel"),
         ("above", _plan(1.5), "channels=1.5 is out of range"),
         ("zero", _plan(0), "channels=0 is out of range"),
-        ("round", _plan(round_to=0), "round_to=0, expected None or a positive"),
+        ("round", _plan(round_to=0), "round_to=0, expected None, 'auto' or a positive"),
         ("ignore", _plan(ignore=("fc",)), "ignore names 'fc', which matches no"),
         ("string", _plan(ignore="stem"), "ignore='stem' is a string"),
         ("name", _plan(criterion="l3"), "criterion 'l3' is unknown"),

@@ -131,6 +131,10 @@ class Ledger(TorchDispatchMode):
             return self.axes(value)
         return [self.as_axes(one) for one in value] if isinstance(value, (list, tuple)) else value
 
+    def is_weight(self, axes: Axes) -> bool:
+        """Whether these are the axes of a parameter or buffer, or of a view of one."""
+        return id(axes) in self._weights
+
     def op(self, name: str, outputs: list[torch.Tensor]) -> Op:
         """What a rule sees of an op."""
         return Op(name, [tuple(one.shape) for one in outputs], self.equations, self._known, self._weights)

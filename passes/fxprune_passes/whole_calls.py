@@ -74,7 +74,8 @@ def state_recurrent(ledger: Ledger, call: WholeCall) -> None:
     for tensor, axes in zip(outputs, results, strict=True):
         ledger.learn(tensor, axes)
     ledger.note_uses(op, [args, kwargs, parameters], is_view=False)
-    costs = recurrent_products(parameters, results)
+    given = [one for one in flat_axes([args, kwargs]) if ledger.is_weight(one)]
+    costs = recurrent_products([*parameters.values(), *given], results)
     ledger.result.operations[call.node] = [Operation(call.where.op, results, (), False, costs)]
 
 

@@ -5,7 +5,7 @@ The ops that :mod:`torch.utils.flop_counter` counts, and recurrent calls, which 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch._ops import OpOverload
@@ -50,12 +50,12 @@ def _convolution(args: Sequence[Any], output: Axes) -> Product:
     return (*output[: -spatial - 1], *places, *weight)
 
 
-def recurrent_products(parameters: Mapping[str, Axes], outputs: Sequence[Axes]) -> list[Product]:
+def recurrent_products(weights: Iterable[Axes], outputs: Sequence[Axes]) -> list[Product]:
     """Every weight at every step of every sequence, whose axes all but the last one of the output are.
 
     Args:
-        parameters: The axes of the module's parameters, by name.
-        outputs: The axes of its outputs.
+        weights: The axes of the matrices of all layers and directions.
+        outputs: The axes of the outputs.
     """
     steps = outputs[0][:-1]
-    return [(*steps, *axes) for name, axes in parameters.items() if name.startswith("weight")]
+    return [(*steps, *axes) for axes in weights if len(axes) == 2]
