@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mend_cases import CASES
 from one_op import (
     CHOICES,
@@ -124,3 +125,19 @@ def test_what_a_recurrent_module_reads_and_writes_is_pruned(
     small = fxprune.compile(model, plan, statistics=statistics)
     assert (small.read.input_size, small.read.hidden_size) == (6, 3)
     assert_exact(model, plan, small, x, batch_sizes=(5,) if batch_first else ())
+
+
+def test_a_computed_number_that_comes_out_as_zero_is_refused_by_line() -> None:
+    class Norm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.head(F.group_norm(x, x.shape[1] // 3))
+
+    model, x = Norm(), torch.zeros(2, 3, 4, 4)
+    plan = fxprune.Plan.from_keep(model, x, {"stem:0": [0, 1], "stem:1": [0]})
+    with pytest.raises(fxprune.PlanError, match=r"floordiv, comes out as 0 with these channels, expected 2\."):
+        fxprune.compile(model, plan)

@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from fxprune_passes.axes import Axes, Term
+from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.kept import Kept
 
 CARRIED = ("source", "module", "nn_module_stack", "stack_trace")  # where a node comes from: ours, and torch.export's
@@ -151,7 +152,15 @@ class Call:
 
 
 def rescale(call: Call, size: fx.Node, wanted: int, value: int) -> fx.Node:
-    """``size * wanted // value``: exact for every batch size, since both hold the same batch."""
+    """``size * wanted // value``: exact for every batch size, since both hold the same batch.
+
+    Raises:
+        PlanError: The number comes out as zero, which no factor mends.
+    """
+    if value == 0:
+        first = f"a number that the model computes, {size.name}, comes out as 0 with these channels, expected {wanted}."
+        where = f"{call.node.meta.get('module', '')} {call.node.meta.get('source', '')}".strip()
+        raise PlanError(explain(first, at=where, mend=f"keep more of the channels that {call.node.name} reads"))
     common = math.gcd(wanted, value)
     product = call.function(operator.mul, size, wanted // common) if wanted != common else size
     return call.function(operator.floordiv, product, value // common) if value != common else product
