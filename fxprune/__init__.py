@@ -11,6 +11,7 @@ from fxprune.inputs import ExampleInputs
 from fxprune.plans import Plan
 from fxprune.program import Model
 from fxprune.report import Report
+from fxprune.schedules import schedule
 from fxprune.verification import verify
 from fxprune_passes.axes import Axes
 from fxprune_passes.errors import (
@@ -50,6 +51,7 @@ __all__ = [
     "mend",
     "plan",
     "rule",
+    "schedule",
     "verify",
 ]
 

@@ -1,0 +1,111 @@
+"""Prune step by step: a smaller model each time, and training in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import fx
+
+from fxprune.analysis import analyse
+from fxprune.choose import plan
+from fxprune.compiling import compile
+from fxprune.costs import Costs
+from fxprune.inputs import ExampleInputs
+from fxprune.plans import Plan, kept_of
+from fxprune.program import Model
+from fxprune.targets import Target, target_of
+from fxprune.wrappers import unwrap
+from fxprune_passes.errors import PlanError, explain
+
+PACES: dict[str, Callable[[float, float], float]] = {
+    "linear": lambda target, done: 1 - (1 - target) * done,
+    "cubic": lambda target, done: target + (1 - target) * (1 - done) ** 3,
+    "geometric": lambda target, done: target**done,
+}
+"""Fraction that stays at the end, share of the steps that is done -> fraction that stays now."""
+
+
+def schedule(
+    model: Model,
+    example_inputs: ExampleInputs | None = None,
+    *,
+    steps: int = 5,
+    pace: str = "cubic",
+    channels: float | None = None,
+    params: float | None = None,
+    macs: float | None = None,
+    bytes: float | None = None,
+    **options: Any,
+) -> Iterator[tuple[Plan, fx.GraphModule]]:
+    """Prune a model in steps, each from the model that the step before gave.
+
+    Train the compiled model in the loop, in place: the next step prunes what it has become.
+
+    Args:
+        model: Any module, or an exported program; only read.
+        example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments; None for those that
+            an exported program holds.
+        steps: How many compiled models come.
+        pace: ``"linear"``: the same amount goes in every step. ``"cubic"``: most of it goes in the first ones (Zhu and
+            Gupta, To Prune, or Not to Prune, 2017). ``"geometric"``: the same fraction of what is left.
+        channels: The target of the last step, one of these four as in :func:`fxprune.plan`; that of every step is
+            relative to the original model.
+        params: Parameters that stay.
+        macs: Multiply-accumulate operations that stay.
+        bytes: Bytes of parameters and buffers that stay.
+        options: Of :func:`fxprune.plan`: criterion, scope, ignore and so on.
+
+    Yields:
+        For every step the plan, which is one of the model before, and the compiled model.
+
+    Raises:
+        PlanError: An option is out of range, or a step cannot be met.
+
+    Example:
+        >>> from torch import nn, zeros
+        >>> model, x = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2)), zeros(1, 8)
+        >>> for made, small in schedule(model, x, channels=0.25, steps=3, pace="geometric"):
+        ...     print(small.get_parameter("0.weight").shape[0])
+        20
+        13
+        8
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise PlanError(explain(f"steps={steps!r}, expected a positive integer."))
+    if pace not in PACES:
+        raise PlanError(explain(f"pace={pace!r}, expected one of {', '.join(map(repr, PACES))}."))
+    target = target_of({"channels": channels, "params": params, "macs": macs, "bytes": bytes})
+    return _steps(model, example_inputs, steps, PACES[pace], target, options)
+
+
+def _steps(
+    model: Model,
+    example_inputs: ExampleInputs | None,
+    steps: int,
+    pace: Callable[[float, float], float],
+    target: Target,
+    options: dict[str, Any],
+) -> Iterator[tuple[Plan, fx.GraphModule]]:
+    whole = _cost(model, example_inputs, target.metric)
+    last, before = target.bound(whole) / whole, 1.0
+    for step in range(1, steps + 1):
+        share = min(before, pace(last, step / steps))
+        asked: dict[str, Any] = {target.metric: _asked(target, share, before, whole), **options}
+        made = plan(model, example_inputs, **asked)
+        small = compile(model, made)
+        yield made, small
+        model, before = small, share
+
+
+def _cost(model: Model, example_inputs: ExampleInputs | None, metric: str) -> float:
+    """What the model costs as it is; 1 for its channels."""
+    if metric == "channels":
+        return 1.0
+    analysis = analyse(model, example_inputs)
+    return float(Costs(analysis, unwrap(model)[0]).of_kept(kept_of(analysis, {}))[metric])
+
+
+def _asked(target: Target, share: float, before: float, whole: float) -> float:
+    """The target of one step: a bound, or the fraction of the channels that the step before left."""
+    return share / before if target.metric == "channels" else int(share * whole)
