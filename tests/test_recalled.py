@@ -105,3 +105,15 @@ def test_analysis_recalls_most_ops_of_a_deep_model() -> None:
     mode = analyse(model, torch.zeros(2, 3, 8, 8)).capture.fake_mode
     assert isinstance(mode, RecallingMode)
     assert mode.recalled >= 6
+
+
+def test_an_op_that_writes_in_place_gives_what_it_wrote_into() -> None:
+    mode = RecallingMode()
+    with mode:
+        a, b, view = torch.empty(3, 4), torch.empty(3, 4), torch.empty(4, 3)
+        before = mode.recalled
+        assert a.relu_() is a and b.relu_() is b
+        assert mode.recalled == before + 1
+        assert view.t_().shape == (3, 4) and view.t_().shape == (4, 3)
+        with pytest.raises(RuntimeError, match="broadcast"):
+            a.add_(torch.empty(5, 3, 4))

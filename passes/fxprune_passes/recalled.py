@@ -51,6 +51,8 @@ class RecallingMode(FakeTensorMode):
     def _recall(self, func: OpOverload, types: Any, args: Any, kwargs: Any, key: Hashable) -> Any:
         known = self._outputs.get(key)
         self.recalled += known is not None
+        if known is not None and func._schema.is_mutable:
+            return args[0]
         if isinstance(known, list):
             return tuple(self._made(one) for one in known)
         if known is not None:
@@ -111,6 +113,8 @@ def _likes(func: OpOverload, out: Any, arguments: Any) -> Like | list[Like] | No
     outputs = [*out] if type(out) is tuple else [out]
     if not all(_is_plain(one) for one in outputs):
         return None
+    if func._schema.is_mutable:
+        return _like(out) if out is arguments[0][0] else None
     if func.is_view:
         return None if type(out) is tuple else _like(out)
     tensors = [*outputs, *(one for one in tree_leaves(arguments) if isinstance(one, torch.Tensor))]
@@ -124,10 +128,18 @@ def _like(tensor: FakeTensor) -> Like:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.fake_device
 
 
+def _writes_self_alone(func: OpOverload) -> bool:
+    """Whether an op writes into its first argument, which is also what it gives, and leaves its shape alone."""
+    written = [one.alias_info is not None and one.alias_info.is_write for one in func._schema.arguments]
+    return written[:1] == [True] and not any(written[1:]) and func._schema.name.endswith("_")
+
+
 @cache
 def _is_settled(func: Any) -> bool:
-    """Whether an op is a function that gives new tensors, or one view, whose shapes follow from its arguments."""
-    if not isinstance(func, OpOverload) or func.namespace != "aten" or func._schema.is_mutable or func in _LIFTS:
+    """Whether an op gives new tensors, one view, or what it writes into, whose shapes follow from its arguments."""
+    if not isinstance(func, OpOverload) or func.namespace != "aten" or func in _LIFTS:
+        return False
+    if func._schema.is_mutable and not _writes_self_alone(func):
         return False
     if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), torch._C.DispatchKey.CompositeImplicitAutograd):
         return False  # made of other ops, and may hand on its very argument
