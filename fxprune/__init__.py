@@ -12,6 +12,7 @@ from fxprune.plans import Plan
 from fxprune.program import Model
 from fxprune.report import Report
 from fxprune.schedules import schedule
+from fxprune.transfer import transfer
 from fxprune.verification import verify
 from fxprune_passes.axes import Axes
 from fxprune_passes.errors import (
@@ -52,6 +53,7 @@ __all__ = [
     "plan",
     "rule",
     "schedule",
+    "transfer",
     "verify",
 ]
 

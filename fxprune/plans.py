@@ -237,7 +237,7 @@ class Plan:
             PlanError: The plan was made for another model.
         """
         module, _ = unwrap(model)
-        _check_shapes(self.shapes, module)
+        check_shapes(self.shapes, module)
         origin = self._origin
         known = origin is not None and origin.model() is remembered(model) and origin.analysis.emit == emit
         if origin is not None and known and origin.fingerprint == fingerprint(module):
@@ -288,7 +288,7 @@ def fingerprint(model: nn.Module) -> tuple[Any, ...]:
     return repr(model), modes, tuple((name, tuple(one.shape), one.dtype, str(one.device)) for name, one in tensors)
 
 
-def _check_shapes(shapes: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
     """Refuse a plan that was made for another model, before anything is analysed."""
     for name, shape in shapes.items():
         got = _shape_of(model, name)
