@@ -12,6 +12,7 @@ from fxprune.plans import Plan
 from fxprune.program import Model
 from fxprune.report import Report
 from fxprune.schedules import schedule
+from fxprune.sparsity import Regularizer
 from fxprune.transfer import transfer
 from fxprune.verification import verify
 from fxprune_passes.axes import Axes
@@ -42,6 +43,7 @@ __all__ = [
     "Op",
     "Plan",
     "PlanError",
+    "Regularizer",
     "Report",
     "RuleError",
     "UnsupportedError",

@@ -224,6 +224,15 @@ def _ignored(groups: ChannelGroups, model: nn.Module, patterns: Sequence[str], *
     return result
 
 
+def prunable(groups: ChannelGroups, model: nn.Module, ignore: Sequence[str]) -> list[ChannelGroup]:
+    """The groups that :func:`plan` chooses from: those that are not ignored, of the factors of a product the widest.
+
+    Raises:
+        PlanError: A name in ``ignore`` is unknown.
+    """
+    return _one_factor_each(groups, _ignored(groups, model, ignore))
+
+
 def _writes_any(group: ChannelGroup, names: set[str]) -> bool:
     owners = {group.name}
     for site in group.writers:
