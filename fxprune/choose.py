@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from fxprune.analysis import Analysis, analyse
+from fxprune.batches import Loss
 from fxprune.budget import SCOPES, Choice, Keep, Planner, met
 from fxprune.costs import Costs
-from fxprune.criteria import Criterion, find_criterion, scores
+from fxprune.criteria import Criterion, Evidence, Scorer, find_criterion, name_of
 from fxprune.indices import kept_mask
 from fxprune.inputs import ExampleInputs
 from fxprune.modules import fit
 from fxprune.plans import Plan, kept_of, make_plan
-from fxprune.program import Model
+from fxprune.program import Model, inputs_of
 from fxprune.targets import target_of
 from fxprune.widths import Widths
 from fxprune.wrappers import unwrap
@@ -36,6 +38,8 @@ def plan(
     macs: float | None = None,
     bytes: float | None = None,
     criterion: str | Criterion = "l2",
+    batches: Iterable[Any] | None = None,
+    loss: Loss | None = None,
     scope: str = "local",
     overrides: Mapping[str, float] | None = None,
     ignore: Sequence[str] = (),
@@ -59,7 +63,10 @@ def plan(
         params: Parameters that stay.
         macs: Multiply-accumulate operations that stay, on the example inputs.
         bytes: Bytes of parameters and buffers that stay.
-        criterion: ``"l1"``, ``"l2"``, ``"random"``, or ``criterion(group) -> scores (n,)``, high stays.
+        criterion: A name (``"l2"``, ``"taylor"``, .. see :mod:`fxprune.criteria`), one of the criteria there, or
+            ``criterion(group) -> scores (n,)``; high stays. With a parameter ``evidence`` it gets the data's too.
+        batches: Data for the criteria that need it: any iterable of inputs or ``(inputs, targets)``, read once.
+        loss: ``loss(output, targets)``, a scalar, for the criteria that need gradients.
         scope: ``"local"``: the same fraction of every group. ``"global"``: one ranking over all groups, by scores
             relative to the mean of their group. ``"isomorphic"``: the same fraction of every class of groups of like
             structure, ranked within the class (Fang et al., Isomorphic Pruning for Vision Models, ECCV 2024).
@@ -69,7 +76,7 @@ def plan(
             from 64 channels on, of 8 from 32 on, which kernels like. By default None for ``channels``, else ``"auto"``.
         min_channels: At least so many of each group stay.
         max_drop: At most this fraction of each group goes.
-        seed: For ``"random"``.
+        seed: For ``"random"``, and for what the model and the batches draw at random.
         emit: What the plan is to be compiled to. ``"module"`` leaves out the groups that the model's own code does
             not let go, and says so.
 
@@ -93,17 +100,21 @@ def plan(
     widths.check()
     if scope not in SCOPES:
         raise PlanError(explain(f"scope={scope!r}, expected one of {', '.join(map(repr, SCOPES))}."))
-    score = find_criterion(criterion, seed)
+    find_criterion(criterion, seed)  # an unknown name is refused before the analysis
     analysis, module = analyse(model, example_inputs, emit=emit), unwrap(model)[0]
+    inputs, name = inputs_of(model, example_inputs), f"criterion {name_of(criterion)}"
+    evidence = Evidence(analysis, module, inputs, batches=batches, loss=loss, seed=seed, criterion=name)
+    score = Scorer(criterion, evidence)
     whole = _ignored(analysis.groups, module, ignore)
     fixed = _overridden(analysis.groups, module, overrides or {}, whole)
-    ranking = {group.name: scores(group, score) for group in _one_factor_each(analysis.groups, whole)}
+    for group in _one_factor_each(analysis.groups, whole):  # before anything is searched: it may be refused
+        score(group)
     costs, notes = Costs(analysis, module), list[str]()
     before = costs.of_kept(kept_of(analysis, {}))
 
     def choose(left_out: set[str]) -> Keep:
         groups = _one_factor_each(analysis.groups, whole | left_out)
-        choices = [_choice(group, ranking, score, widths, fixed.get(group.name)) for group in groups]
+        choices = [one for group in groups if (one := _choice(group, score, widths, fixed.get(group.name)))]
         ranked = {one.group.name: one.order for one in choices}
 
         def settle(counts: Mapping[str, int]) -> tuple[Keep, Kept]:
@@ -115,15 +126,14 @@ def plan(
         return keep
 
     chosen, left_out = fit(analysis, module, choose) if emit == "module" else (choose(set()), {})
-    return make_plan(model, example_inputs, analysis, chosen, left_out, notes=notes)
+    return make_plan(model, example_inputs, analysis, chosen, {**score.left_out(), **left_out}, notes=notes)
 
 
-def _choice(
-    group: ChannelGroup, ranking: dict[str, torch.Tensor], score: Criterion, widths: Widths, fixed: float | None
-) -> Choice:
-    if group.name not in ranking:
-        ranking[group.name] = scores(group, score)
-    ordered = torch.sort(ranking[group.name], descending=True, stable=True)
+def _choice(group: ChannelGroup, score: Scorer, widths: Widths, fixed: float | None) -> Choice | None:
+    """How a group's channels rank, and its widths; None where the criterion has no scores for it."""
+    if (scores := score(group)) is None:
+        return None
+    ordered = torch.sort(scores, descending=True, stable=True)
     return Choice(group, tuple(ordered.indices.tolist()), ordered.values, widths.allowed(group.size), fixed)
 
 

@@ -51,7 +51,8 @@ class Plan:
         inputs: What the model was analysed on (shapes, dtypes, plain values).
         axes: What each axis of each parameter is made of, in terms of the groups.
         emit: What the plan was made to compile to: ``"graph"`` or ``"module"``.
-        left_out: Groups that ``emit="module"`` leaves whole, and the line of the model's code that asks for it.
+        left_out: Groups that stay whole since ``emit="module"`` keeps the line of the model's code that asks for it, or
+            since the criterion has no score for them; and the reason.
         notes: What the graph was specialised to and what it leaves out; a loaded plan has none.
         report: What a plan of :meth:`from_zeros` rests on; None for any other.
     """

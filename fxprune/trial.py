@@ -15,6 +15,7 @@ from fxprune.analysis import Analysis
 from fxprune.coded import Units, draw, fill
 from fxprune.difference import difference
 from fxprune.inputs import as_call, bind
+from fxprune.originals import install, original
 from fxprune.origins import origin_of, reads_another
 from fxprune.plans import Plan
 from fxprune.report import Wrong
@@ -75,9 +76,9 @@ class Trial:
 
     def refusal(self, inputs: Inputs) -> str:
         """Why the original does not run on these inputs at all; empty if it does."""
-        original = Wide(self._original(None), self._graph, tree_map(widen, inputs), epsilon=self._epsilon)
+        reference = Wide(self._original(None), self._graph, tree_map(widen, inputs), epsilon=self._epsilon)
         try:
-            self._run(original)
+            self._run(reference)
         except NodeError as failure:
             return _first_line(failure.__cause__)
         return ""
@@ -162,8 +163,7 @@ class Trial:
 
     def _original(self, units: Units | None) -> nn.Module:
         """The original in float64, with the tensors that capture found outside parameters and buffers."""
-        reference = widened(self.model)
-        self._install(reference, {**self.analysis.capture.constants, **self.analysis.capture.strangers})
+        reference = original(self.model, self.analysis.capture)
         if units is not None:
             fill(reference, units)
         if self.plan.report is not None:
@@ -173,15 +173,10 @@ class Trial:
     def _compiled(self) -> nn.Module:
         compiled = widened(self.small).to(_device(self.model))
         if not isinstance(self.small, fx.GraphModule):
-            self._install(compiled, self.analysis.capture.strangers)
+            install(compiled, self.analysis.capture.strangers)
         if self.plan.report is not None:
             without_small(compiled, self.plan.report.below, dict(self.model.named_parameters()))
         return compiled
-
-    @staticmethod
-    def _install(root: nn.Module, constants: Mapping[str, torch.Tensor]) -> None:
-        for name, value in constants.items():
-            _install(root, name, widen(value))
 
     def _run(self, interpreter: Wide) -> Any:
         with torch.random.fork_rng(devices=[]), Steady() if self.random else nullcontext():
@@ -239,16 +234,6 @@ def _detail(want: Any, got: Any, error: float) -> str:
 
 def _first_line(error: BaseException | None) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _install(root: nn.Module, name: str, value: torch.Tensor) -> None:
-    """Make a tensor readable under a dotted name."""
-    *path, last = name.split(".")
-    for part in path:
-        if not hasattr(root, part):
-            root.add_module(part, nn.Module())
-        root = getattr(root, part)
-    setattr(root, last, value)
 
 
 def _transfer(reference: nn.Module, compiled: nn.Module, plan: Plan) -> None:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.analysis import Analysis
 from fxprune.difference import difference
+from fxprune.originals import original
 from fxprune_passes.axes import Dim, freezing, leaves
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.fold import Folds
@@ -134,7 +135,7 @@ def lossless(analysis: Analysis, model: nn.Module, inputs: Mapping[str, Any], *,
         PlanError: A weight is not a finite number.
     """
     _refuse_not_finite(model)
-    module = _wide(analysis, model)
+    module = original(model, analysis.capture)
     without_small(module, below)
     epsilon = torch.finfo(precision(model)).eps
     return Lossless.of(analysis.propagation, module, tree_map(widen, inputs), epsilon=epsilon)
@@ -156,15 +157,6 @@ def _refuse_not_finite(model: nn.Module) -> None:
         if not found:
             continue
         raise PlanError(explain(f"{name!r} {found}, expected finite numbers.", mend="load or repair the weights first"))
-
-
-def _wide(analysis: Analysis, model: nn.Module) -> nn.Module:
-    """The model in float64 with the tensors that the capture found outside of it."""
-    result = widened(model)
-    for name, value in {**analysis.capture.constants, **analysis.capture.strangers}.items():
-        owner, _, last = name.rpartition(".")
-        setattr(result.get_submodule(owner), last, widen(value))
-    return result
 
 
 def removable(
@@ -214,7 +206,7 @@ def _change(analysis: Analysis, model: nn.Module, inputs: Mapping[str, Any], bel
     gone, folds = _writable(analysis, model, facts)
     small = _rewritten(analysis, model, gone, folds)
     epsilon, wide = torch.finfo(precision(model)).eps, tree_map(widen, inputs)
-    want = Wide(_wide(analysis, model), analysis.capture.graph_module.graph, wide, epsilon=epsilon).result()
+    want = Wide(original(model, analysis.capture), analysis.capture.graph_module.graph, wide, epsilon=epsilon).result()
     if not all(bool(one.isfinite().all()) for one in tree_leaves(want) if isinstance(one, Tensor)):
         first = "the model's outputs on the example inputs are not finite, so that no change of them can be measured."
         raise PlanError(explain(first, mend="pass example inputs as the model sees them"))
