@@ -107,8 +107,7 @@ def plan(
     score = Scorer(criterion, evidence)
     whole = _ignored(analysis.groups, module, ignore)
     fixed = _overridden(analysis.groups, module, overrides or {}, whole)
-    for group in _one_factor_each(analysis.groups, whole):  # before anything is searched: it may be refused
-        score(group)
+    score.score(_one_factor_each(analysis.groups, whole))  # before anything is searched: it may be refused
     costs, notes = Costs(analysis, module), list[str]()
     before = costs.of_kept(kept_of(analysis, {}))
 

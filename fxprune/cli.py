@@ -16,6 +16,7 @@ from torch import fx, nn
 import fxprune
 from fxprune import demo
 from fxprune.arguments import load_model, parse_dtype, parse_input
+from fxprune.criteria import OF_WEIGHTS
 from fxprune.units import scaled
 from fxprune_passes.errors import ArtifactError, FxPruneError, PlanError, explain
 
@@ -71,7 +72,7 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="write into a folder that is not empty")
     add("--state-dict", type=Path, metavar="FILE", help="weights to load into the model first")
     add("--tolerance", type=float, metavar="ERROR", help="with --from-zeros: change of outputs to allow (default 0)")
-    add("--criterion", help="l1, l2 or random (default l2)")
+    add("--criterion", help=f"{', '.join(OF_WEIGHTS)} (default l2)")
     add("--ignore", action="append", metavar="NAME", help="module, parameter or glob that keeps its width")
     add("--round-to", type=int, metavar="N", help="round widths to a multiple of N")
     add("--statistics", choices=("kept", "full"), help="what means over pruned axes run over (default kept)")

@@ -94,6 +94,7 @@ class _Run:
         self.dtype = torch.promote_types(precision(model), torch.float32)
         self.epsilon = torch.finfo(precision(model)).eps
         self.loss = loss
+        self.model = model
         with torch.inference_mode(False):
             self.copy = deepcopy(model) if self.graph is None else original(model, analysis.capture)
         self.parameters = _prunable(analysis, self.copy) if loss is not None else {}
@@ -129,7 +130,7 @@ class _Run:
         try:
             if self.graph is None:
                 return self.copy(*batch.args, **batch.kwargs)
-            inputs = tree_map(widen, bind(self.copy, batch.args, batch.kwargs))
+            inputs = tree_map(widen, bind(self.model, batch.args, batch.kwargs))
             with torch.set_grad_enabled(self.loss is not None):
                 output = _Measured(self.copy, self.graph, inputs, self.epsilon, self.taps, self.result.moments).result()
         except NodeError as failure:
@@ -140,10 +141,25 @@ class _Run:
             raise
         except Exception as failure:
             raise CaptureError(explain(_does_not_run(batch, failure))) from failure
-        return tree_map_only(torch.Tensor, self._narrow, self.graph.process_outputs(output))
+        output = tree_map_only(torch.Tensor, self._narrow, self.graph.process_outputs(output))
+        return Fields(output) if isinstance(output, dict) else output
 
     def _narrow(self, value: torch.Tensor) -> torch.Tensor:
         return value.to(self.dtype) if value.is_floating_point() else value
+
+
+class Fields(dict[str, Any]):
+    """A dict of outputs whose entries are attributes and have places too, as in the class that a graph writes so."""
+
+    def __getattr__(self, name: str) -> Any:
+        """The entry of that name."""
+        if name not in self:
+            raise AttributeError(f"the output has no {name!r}, but {', '.join(self)}")
+        return self[name]
+
+    def __getitem__(self, key: Any) -> Any:
+        """The entry of that name, or in that place."""
+        return list(self.values())[key] if isinstance(key, (int, slice)) else super().__getitem__(key)
 
 
 class _Measured(Wide):

@@ -21,7 +21,7 @@ from __future__ import annotations
 from fxprune.criteria.activation import ActivationMean, ActivationVariance, Wanda
 from fxprune.criteria.magnitude import LAMP, BatchNormScale, GroupNorm, Magnitude
 from fxprune.criteria.median import FPGM
-from fxprune.criteria.scoring import NAMES, Criterion, Random, Scorer, find_criterion, name_of
+from fxprune.criteria.scoring import NAMES, OF_DATA, OF_WEIGHTS, Criterion, Random, Scorer, find_criterion, name_of
 from fxprune.criteria.sensitivity import Hessian, Taylor
 from fxprune.criteria.weights import channel_sums, sites_over
 from fxprune.evidence import Evidence
@@ -31,6 +31,8 @@ __all__ = [
     "FPGM",
     "LAMP",
     "NAMES",
+    "OF_DATA",
+    "OF_WEIGHTS",
     "ActivationMean",
     "ActivationVariance",
     "BatchNormScale",

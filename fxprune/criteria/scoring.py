@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,9 @@ NAMES: dict[str, Criterion] = {
     "activation_variance": ActivationVariance(),
     "wanda": Wanda(),
 }
+
+OF_DATA = ("taylor", "hessian", "activation_mean", "activation_variance", "wanda")
+OF_WEIGHTS = tuple(name for name in NAMES if name not in OF_DATA)
 
 
 def find_criterion(criterion: str | Criterion, seed: int) -> Criterion:
@@ -101,16 +104,20 @@ class Scorer:
             self._scores[group.name] = None if scores is None else _rounded(self._checked(group, scores))
         return self._scores[group.name]
 
-    def left_out(self) -> dict[str, str]:
-        """The groups that were asked for and have no scores, and why.
+    def score(self, groups: Iterable[ChannelGroup]) -> None:
+        """Score groups ahead.
 
         Raises:
-            PlanError: None of them has any.
+            PlanError: A group's scores are refused, or no group has any.
         """
-        silent = [name for name, scores in self._scores.items() if scores is None]
-        if silent and len(silent) == len(self._scores):
-            first = f"criterion {self.name} has no score for any of the {len(silent)} channel groups."
+        scores = [self(group) for group in groups]
+        if scores and all(one is None for one in scores):
+            first = f"criterion {self.name} has no score for any of the {len(scores)} channel groups."
             raise PlanError(explain(first, mend='another criterion ("l2")'))
+
+    def left_out(self) -> dict[str, str]:
+        """The groups that were asked for and have no scores, and why."""
+        silent = [name for name, scores in self._scores.items() if scores is None]
         return dict.fromkeys(silent, f"criterion {self.name} has no score for it")
 
     def _checked(self, group: ChannelGroup, scores: Any) -> torch.Tensor:
