@@ -16,7 +16,7 @@ from fxprune.inputs import ExampleInputs
 from fxprune.moments import Moments
 from fxprune.taps import Tap, Taps, batch_norm_scales
 from fxprune_passes.errors import PlanError, explain
-from fxprune_passes.groups import ChannelGroup, Site, channels
+from fxprune_passes.groups import ChannelGroup, Site
 
 _PASS = "plan(..., batches=loader, loss=loss), where the loss takes the model's output and the targets"
 
@@ -95,9 +95,9 @@ class Evidence:
             return None
         result = Moments.nothing(group.size, torch.device("cpu"))
         for tap, moments in found:
-            place = torch.tensor(channels(tap.axis, group.dim))
+            places, channel = (torch.tensor(one, dtype=torch.int64) for one in group.places(tap.axis))
             for total, one in zip(result.sums, moments.sums, strict=True):
-                total.index_add_(0, place[place >= 0], one.cpu()[place >= 0])
+                total.index_add_(0, channel, one.cpu()[places])
         return result
 
     def inputs(self, site: Site) -> Moments | None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fxprune_passes.errors import PlanError, explain
-from fxprune_passes.groups import ChannelGroup, Site, channels
+from fxprune_passes.groups import ChannelGroup, Site
 
 OVER = ("producers", "writers", "readers", "group")
 REDUCTIONS = ("sum", "mean", "max", "product", "first")
@@ -79,17 +79,21 @@ def channel_sums(group: ChannelGroup, site: Site, values: torch.Tensor) -> torch
 def power_sums(group: ChannelGroup, site: Site, power: float) -> torch.Tensor:
     """The sum of ``|w| ** power`` over a weight's elements in each channel, ``(group.size,)``, float64."""
     tensor = weight(site)
+    places, channel = (torch.tensor(one, dtype=torch.int64) for one in group.places(site.axis))
+    if len(places) < site.axis.size:  # a reader of a dense block reads many groups: look at this one's part only
+        tensor = tensor.index_select(site.dim, places.to(tensor.device))
     others = [dim for dim in range(tensor.ndim) if dim != site.dim]
     dtype = torch.promote_types(tensor.dtype, torch.float32)
-    norms = torch.linalg.vector_norm(tensor, power, dim=others, dtype=dtype) if others else tensor.abs()
-    return group.per_channel(site, norms.abs().double().cpu() ** power)
+    norms = torch.linalg.vector_norm(tensor, power, dim=others, dtype=dtype) if others else tensor
+    result = torch.zeros(group.size, dtype=torch.float64)
+    return result.index_add_(0, channel, norms.abs().double().cpu() ** power)
 
 
 def rows(group: ChannelGroup, site: Site) -> torch.Tensor:
     """Every channel's elements of a weight as one row, ``(group.size, m)``, float64; 0 where a channel has fewer."""
     tensor = wide(site).movedim(site.dim, 0).flatten(1) if site.tensor.ndim > 1 else wide(site)[:, None]
-    place = torch.tensor(channels(site.axis, group.dim))
-    tensor, place = tensor[place >= 0], place[place >= 0]
+    inside, place = (torch.tensor(one, dtype=torch.int64) for one in group.places(site.axis))
+    tensor = tensor[inside]
     order = place.argsort(stable=True)
     counts = torch.bincount(place, minlength=group.size)
     number = torch.arange(len(place)) - (counts.cumsum(0) - counts)[place[order]]

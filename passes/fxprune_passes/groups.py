@@ -63,9 +63,32 @@ class ChannelGroup:
         Returns:
             ``(size,)``: for every channel the sum over the positions that it fills.
         """
-        channel = torch.tensor(channels(site.axis, self.dim), device=values.device)
-        result = values.new_zeros(self.size)
-        return result.index_add_(0, channel[channel >= 0], values[channel >= 0])
+        places, channel = (torch.tensor(one, device=values.device, dtype=torch.int64) for one in self.places(site.axis))
+        part = values if len(places) == len(values) else values[places]
+        return values.new_zeros(self.size).index_add_(0, channel, part)
+
+    def places(self, axis: Term) -> tuple[list[int], list[int]]:
+        """The positions of an axis, ascending, that hold channels of this group, and the channel of each."""
+        return _places(axis, self.dim)
+
+
+def _places(term: Term, dim: Dim) -> tuple[list[int], list[int]]:
+    """Look only into the parts of a join that are made of ``dim``: a dense block joins many."""
+    term = resolve(term)
+    if isinstance(term, Dim):
+        every = list(range(term.size)) if term is dim else []
+        return every, every
+    if isinstance(term, Cat):
+        positions, found, start = list[int](), list[int](), 0
+        for part in term.parts:
+            inside, channel = _places(part, dim)
+            positions += [start + place for place in inside]
+            found += channel
+            start += part.size
+        return positions, found
+    every = channels(term, dim) if dim in leaves(term) else []
+    positions = [place for place, channel in enumerate(every) if channel >= 0]
+    return positions, [every[place] for place in positions]
 
 
 def channels(term: Term, dim: Dim) -> list[int]:
