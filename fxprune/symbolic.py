@@ -59,6 +59,8 @@ def _meets_constants(graph: fx.Graph, model: nn.Module) -> bool:
 class _Tracer(fx.Tracer):
     """``fx.Tracer`` that notes source line and module path of every node, and stops at functions it cannot enter."""
 
+    proxy_buffer_attributes = True  # else what is written into a buffer is not in the graph
+
     def __init__(self) -> None:
         super().__init__()
         self.path: list[str] = [""]

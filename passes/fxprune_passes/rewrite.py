@@ -73,7 +73,8 @@ class Rewriter:
         self.graph.lint()
         result = self.emitter.build(self.graph, type(self.emitter.model).__name__.removesuffix("Impl"), self._unread())
         result.meta["fxprune"] = {"statistics": self.statistics, "dropped": self._dropped(result)}
-        result.meta["fxprune"]["given"] = list(self.emitter.given)
+        given = {name: one.flatten().tolist() for name, one in self.emitter.given.items()}  # plain, for JSON
+        result.meta["fxprune"]["given"] = given
         self._note_promises()
         return result
 
@@ -118,7 +119,7 @@ class Rewriter:
         elif is_empty(self.source.axes[node], call):
             self.tensors[node] = EMPTY
         elif node in self.folds.settled and self.vanish.touches(call):
-            self.tensors[node] = settle(call, self.folds.settled[node], self.vanish)
+            self.tensors[node] = settle(call, self.folds.settled[node], self.emitter, self.vanish)
             return
         elif self.vanish.touches(call):
             self.tensors[node] = self._vanishing(node, call)
