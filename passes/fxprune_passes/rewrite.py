@@ -121,6 +121,8 @@ class Rewriter:
         elif node in self.folds.settled and self.vanish.touches(call):
             self.tensors[node] = settle(call, self.folds.settled[node], self.emitter, self.vanish)
             return
+        elif self.vanish.touches(call) and self._is_read_by_constants(node):
+            self.tensors[node] = EMPTY
         elif self.vanish.touches(call):
             self.tensors[node] = self._vanishing(node, call)
         else:
@@ -128,6 +130,10 @@ class Rewriter:
         if node in self.folds.given:
             fold = self.folds.given[node]
             self.tensors[node] = give(call, self.tensors[node], fold, self.emitter, self.vanish)
+
+    def _is_read_by_constants(self, node: fx.Node) -> bool:
+        """Whether every reader of a node is written as a constant, so that the node need not be."""
+        return bool(node.users) and all(user in self.folds.settled for user in node.users)
 
     def _scalar(self, node: fx.Node, call: Call) -> None:
         """A number; one that a module gives (its mode) is the same in both readings."""
