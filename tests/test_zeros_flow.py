@@ -142,3 +142,29 @@ def test_a_parameter_that_takes_its_size_from_the_input_is_no_constant(
 ) -> None:
     model = built(Expanded(expand))
     compiled(model, images(4, 5, 6), images(4, 7, 6))
+
+
+def test_an_output_that_is_constant_follows_the_batch() -> None:
+    model = built(nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.LayerNorm(6), nn.Linear(6, 3)))
+    model[1].weight.data.zero_()
+    compiled(model, images(2, 5), images(7, 5))
+
+
+class Unread(nn.Module):
+    """Ties the channels of a layer two by two, for nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.first(x)
+        x.unflatten(1, (3, 2)).amax(2)
+        return self.second(x)
+
+
+def test_what_nobody_reads_ties_no_channels() -> None:
+    model = built(Unread())
+    model.first.weight.data[2] = 0
+    plan, _ = compiled(model, images(4, 5))
+    assert plan.keep == {"first": (0, 1, 3, 4, 5)}

@@ -67,7 +67,10 @@ class Lossless:
 
     def removable(self) -> tuple[Gone, Folds]:
         """All channels that can go together, and what their readers must be given."""
-        gone = self._candidates()
+        return self.removable_of(self._candidates())
+
+    def removable_of(self, gone: Gone) -> tuple[Gone, Folds]:
+        """What of these channels can go together, which is less where some stay; changes ``gone``."""
         while True:
             folds, blamed = self.folds(gone)
             if not blamed:
