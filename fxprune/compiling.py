@@ -108,7 +108,8 @@ def compile(model: Model, plan: Plan, *, statistics: str = "kept", emit: str | N
     small.meta["fxprune"]["notes"] = list(dict.fromkeys((*unwrapped, *analysis.groups.notes)))
     check_shapes(analysis.propagation, small, kept, captured.inputs)
     small.meta["fxprune"]["lossless"] = facts is not None
-    prove_inferred(Trial.of(module, small, plan, analysis, kept, statistics, seed=0, facts=facts))
+    given = small.meta["fxprune"]["given"]
+    prove_inferred(Trial.of(module, small, plan, analysis, kept, statistics, seed=0, facts=facts, given=given))
     if emit == "graph":
         return small
     program = _exported(small, model, module, plan)

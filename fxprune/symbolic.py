@@ -14,6 +14,7 @@ from fxprune.frames import call_model, current_line
 from fxprune.modes import training_reads_seen
 from fxprune.patches import attributes_kept, functions_seen
 from fxprune.record import default_leaf
+from fxprune_passes.effects import writes
 
 
 def is_plain(model: nn.Module, bound: Mapping[str, Any]) -> bool:
@@ -47,7 +48,10 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule | None:
         return None
     if switched or _meets_constants(graph, model):
         return None  # the recording tracer keeps what follows the mode, and finds out where a constant comes from
-    return fx.GraphModule(model, graph)
+    result = fx.GraphModule(model, graph)
+    result.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or writes(node))
+    result.recompile()
+    return result
 
 
 def _meets_constants(graph: fx.Graph, model: nn.Module) -> bool:
@@ -58,6 +62,8 @@ def _meets_constants(graph: fx.Graph, model: nn.Module) -> bool:
 
 class _Tracer(fx.Tracer):
     """``fx.Tracer`` that notes source line and module path of every node, and stops at functions it cannot enter."""
+
+    proxy_buffer_attributes = True  # else what is written into a buffer is not in the graph
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ class Trial:
         random: Whether some node draws random numbers.
         seed: For what is left to chance.
         facts: Of a plan from zeros: the original is then compared as it is, where its outputs read it.
+        given: Tensors of ``small`` that hold the constants of removed channels, as they were before rounding.
     """
 
     model: nn.Module
@@ -57,6 +58,7 @@ class Trial:
     random: bool
     seed: int
     facts: Lossless | None = None
+    given: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -69,10 +71,12 @@ class Trial:
         statistics: str,
         seed: int,
         facts: Lossless | None = None,
+        given: Mapping[str, Sequence[float]] | None = None,
     ) -> Trial:
         """A comparison of what :func:`fxprune.compile` made with what it was made from."""
         random = any(draws(one.name for one in ops) for ops in analysis.propagation.operations.values())
-        return cls(model, small, plan, analysis, kept, statistics, random, seed, facts)
+        values = {name: torch.tensor(one, dtype=torch.float64) for name, one in (given or {}).items()}
+        return cls(model, small, plan, analysis, kept, statistics, random, seed, facts, values)
 
     def refusal(self, inputs: Inputs) -> str:
         """Why the original does not run on these inputs at all; empty if it does."""
@@ -171,7 +175,13 @@ class Trial:
         return reference
 
     def _compiled(self) -> nn.Module:
-        compiled = widened(self.small).to(_device(self.model))
+        compiled = widened(self.small)
+        for name, tensor in named_tensors(self.small).items():
+            if name in self.given:
+                exact = self.given[name].view(tensor.shape).to(tensor.device)
+                wide = named_tensors(compiled)[name].data
+                wide.copy_(torch.where(exact.to(tensor.dtype) == tensor, exact, wide))  # what was not changed since
+        compiled = compiled.to(_device(self.model))
         if not isinstance(self.small, fx.GraphModule):
             install(compiled, self.analysis.capture.strangers)
         if self.plan.report is not None:
@@ -204,10 +214,17 @@ def _cut(value: Any, axes: Any, kept: Kept) -> Any:
 def _where_read(want: Any, got: Any, read: Any) -> Any:
     """What was got, with what was wanted in the places that nobody reads."""
     if isinstance(want, torch.Tensor) and isinstance(got, torch.Tensor) and want.shape == got.shape:
-        return torch.where(read.to(got.device), got, want) if isinstance(read, torch.Tensor) else want
+        return torch.where(_at_sizes_of(read, got), got, want) if isinstance(read, torch.Tensor) else want
     if isinstance(want, list) and isinstance(got, list) and isinstance(read, list):
         return [_where_read(*three) for three in zip(want, got, read, strict=True)]
     return got
+
+
+def _at_sizes_of(read: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """What is read of a tensor of other sizes: along axes whose size changes, what is read at every place."""
+    for dim, (size, wanted) in enumerate(zip(read.shape, value.shape, strict=True)):
+        read = read if size == wanted else read.all(dim, keepdim=True)
+    return read.to(value.device)
 
 
 def lossless_of(analysis: Analysis, model: nn.Module, plan: Plan, seed: int = 0) -> Lossless:

@@ -131,7 +131,8 @@ def _trial(model: nn.Module, plan: Plan, small: nn.Module, seed: int, analysis_o
     analysis = analysis_of(facts.get("emit", "graph"))
     kept, from_zeros = kept_of(analysis, plan.keep), bool(facts.get("lossless"))
     found = lossless_of(analysis, model, plan) if from_zeros else None
-    return Trial.of(model, small, plan, analysis, kept, str(facts["statistics"]), seed, found)
+    given = facts.get("given", {})
+    return Trial.of(model, small, plan, analysis, kept, str(facts["statistics"]), seed, found, given)
 
 
 def _shapes(trial: Trial, inputs: Inputs, tolerance: float) -> _Found:
@@ -189,11 +190,13 @@ def _weights(trial: Trial) -> _Found:
     """Every parameter and buffer of the compiled module is the kept slice of the original's."""
     name = "weights are kept slices"
     originals = {**trial.analysis.capture.constants, **named_tensors(trial.model)}
-    given = (facts_of(trial.small) or {}).get("given", ())
     for path, tensor in named_tensors(trial.small).items():
-        if path not in originals or path not in trial.plan.axes or path in given:
+        if path in trial.given:
+            want = trial.given[path].view(tensor.shape).to(tensor.dtype)
+        elif path in originals and path in trial.plan.axes:
+            want = kept_slice(originals[path], trial.plan, path)
+        else:
             continue
-        want = kept_slice(originals[path], trial.plan, path)
         if difference := _differ(want, tensor.detach().to(want.device)):
             detail = f"{difference}: wrong slice or changed weights (verify a model before fine-tuning it)"
             return Case(name, False, note=f"{path}: {difference}"), Wrong(path, detail)
@@ -213,7 +216,7 @@ def _other_batch(trial: Trial, size: int, inputs: Inputs, tolerance: float) -> _
     name = f"numbers, batch of {size}"
     if refusal := trial.refusal(inputs):
         return Case(name, None, note=f"the original does not take it: {refusal}"), None
-    return _numbers(trial, name, addresses, inputs, tolerance)
+    return _numbers(trial, name, addresses if trial.facts is None else None, inputs, tolerance)
 
 
 def _numbers(trial: Trial, name: str, units: Units | None, inputs: Inputs, tolerance: float) -> _Found:

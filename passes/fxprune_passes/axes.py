@@ -210,6 +210,11 @@ def freezing(term: Term) -> Frozen | None:
     return first
 
 
+def is_dynamic(term: Term) -> bool:
+    """Whether an axis has a batch or spatial factor, so that its size is not the same in every call."""
+    return any(leaf.frozen is not None and leaf.frozen.dynamic for leaf in leaves(term))
+
+
 def mask(term: Term, kept: Mapping[Dim, torch.Tensor]) -> torch.Tensor | None:
     """Which positions of an axis are kept.
 

@@ -50,7 +50,10 @@ def _select(tensor: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> tor
 
 @dataclass(slots=True)
 class Emitter:
-    """Slices parameters and clones leaf modules, each once, so that what was shared stays shared."""
+    """Slices parameters and clones leaf modules, each once, so that what was shared stays shared.
+
+    ``given`` are tensors that hold the constants of removed channels, in float64, before they are rounded.
+    """
 
     model: nn.Module
     constants: Mapping[str, torch.Tensor]
@@ -58,7 +61,7 @@ class Emitter:
     kept: Kept
     new_constants: dict[str, torch.Tensor] = field(default_factory=dict)
     saved: set[str] = field(default_factory=set)
-    given: list[str] = field(default_factory=list)
+    given: dict[str, torch.Tensor] = field(default_factory=dict)
     _memo: dict[int, Any] = field(default_factory=dict)
     _modules: dict[str, tuple[str, dict[str, Any], nn.Module]] = field(default_factory=dict)
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fxprune_passes.axes import Axes, Term
+from fxprune_passes.axes import Axes, Term, is_dynamic
 from fxprune_passes.flow import Tape, Value, is_constant
 from fxprune_passes.propagation import Propagation
 
@@ -123,16 +123,20 @@ class Folds:
     settled: Mapping[fx.Node, Settled] = field(default_factory=dict)
 
 
-def settled(value: Any) -> Settled | None:
-    """The numbers of a value that is one constant for each position of some axis; None for any other."""
+def settled(value: Any, axes: Any) -> Settled | None:
+    """The numbers of a value that is one constant for each position of some axis; None for any other.
+
+    The axis is none whose size changes with that of the model's inputs.
+    """
     if not isinstance(value, Value) or value.value is None or not is_constant(value):
         return None
     ndim = len(value.shape)
     if not value.value.is_floating_point() or 0 in value.shape:
         return None
-    for place in range(ndim):
-        if not bool(value.uneven([dim for dim in range(ndim) if dim != place]).any()):
-            return Settled(value.value.movedim(place, -1).reshape(-1, value.shape[place])[0].clone(), place - ndim)
+    for place, axis in enumerate(axes):
+        if is_dynamic(axis) or bool(value.uneven([dim for dim in range(ndim) if dim != place]).any()):
+            continue
+        return Settled(value.value.movedim(place, -1).reshape(-1, value.shape[place])[0].clone(), place - ndim)
     return None
 
 

@@ -27,34 +27,39 @@ def give(call: Call, written: Any, fold: Fold, emitter: Emitter, vanish: Vanish)
     if written is EMPTY:
         return written
     if fold.kernel is not None:
-        return _final(call, written, call.function(operator.add, written, _map(call, fold)))
+        return _final(call, written, call.function(operator.add, written, _map(call, fold, emitter)))
     assert fold.bias is not None
     added = _cut(call, fold, fold.bias)
     if written is ZERO or written in vanish.present:
-        return vanish.given(call, written, call.constant(added, "constant", saved=True), fold.reader.place)
+        return vanish.given(call, written, _constant(call, emitter, added, "constant"), fold.reader.place)
     if _into_bias(call, written, emitter, added):
         return written
     shape = [-1, *(1 for _ in range(-fold.reader.place - 1))]
-    constant = call.constant(added.reshape(shape), "constant", saved=True)
+    constant = _constant(call, emitter, added.reshape(shape), "constant")
     return _final(call, written, call.function(operator.add, written, constant))
 
 
-def settle(call: Call, found: Settled, vanish: Vanish) -> Any:
+def settle(call: Call, found: Settled, emitter: Emitter, vanish: Vanish) -> Any:
     """Write a node that gives a number for each channel, whatever it is made of."""
     index = call.kept.index(call.axes()[found.place])
     values = found.values if index is None else found.values.index_select(0, index)
     if not bool(values.any()):
         return ZERO
-    dtype: torch.dtype = call.source.values[call.node].dtype
-    return vanish.given(call, ZERO, call.constant(values.to(dtype), "constant", saved=True), found.place)
+    return vanish.given(call, ZERO, _constant(call, emitter, values, "constant"), found.place)
 
 
 def _cut(call: Call, fold: Fold, values: Tensor, dim: int = 0) -> Tensor:
-    """What is left of values by output channel, in the dtype of the result."""
+    """What is left of values by output channel, in float64."""
     index = call.kept.index(call.axes()[fold.reader.place])
-    left = values if index is None else values.index_select(dim, index)
+    return values if index is None else values.index_select(dim, index)
+
+
+def _constant(call: Call, emitter: Emitter, values: Tensor, kind: str) -> fx.Node:
+    """A new constant in the dtype of the result."""
     dtype: torch.dtype = call.source.values[call.node].dtype
-    return left.to(dtype)
+    constant = call.constant(values.to(dtype), kind, saved=True)
+    emitter.given[str(constant.target)] = values
+    return constant
 
 
 def _final(call: Call, written: fx.Node, result: fx.Node) -> fx.Node:
@@ -64,7 +69,7 @@ def _final(call: Call, written: fx.Node, result: fx.Node) -> fx.Node:
     return result
 
 
-def _map(call: Call, fold: Fold) -> fx.Node:
+def _map(call: Call, fold: Fold, emitter: Emitter) -> fx.Node:
     """The convolution of a channel of ones, which shows where the input ends."""
     reader, x = fold.reader, call.data(call.input)
     assert fold.kernel is not None
@@ -74,7 +79,7 @@ def _map(call: Call, fold: Fold) -> fx.Node:
     index = tuple(one if dim in single else whole for dim in range(ndim))
     ones = call.function(torch.ones_like, call.function(operator.getitem, x, index))
     weights = _cut(call, fold, fold.kernel, 1 if reader.is_transposed else 0)
-    kernel = call.constant(weights, "border", saved=True)
+    kernel = _constant(call, emitter, weights, "border")
     options = {name: value for name, value in reader.options.items() if name != "groups"}
     return call.function(reader.function, ones, kernel, **options)
 
@@ -90,7 +95,8 @@ def _into_bias(call: Call, written: fx.Node, emitter: Emitter, added: Tensor) ->
         clone = emitter.written(str(written.target))
         if original.bias is None:
             like = original.weight
-            clone.bias = nn.Parameter(added.to(like.device), requires_grad=like.requires_grad)
+            clone.bias = nn.Parameter(added.to(like.device, like.dtype), requires_grad=like.requires_grad)
+            emitter.given[f"{written.target}.bias"] = added
             return True
         return _shift(call, f"{node.target}.bias", emitter, added)
     bias = call.argument(2, "bias")
@@ -105,7 +111,8 @@ def _shift(call: Call, name: str, emitter: Emitter, added: Tensor) -> bool:
     tensor = emitter.tensor(name)
     if tensor.shape != added.shape:
         return False
+    total = tensor.detach().double() + added.to(tensor.device)
     with torch.no_grad():
-        tensor.copy_((tensor.double() + added.double().to(tensor.device)).to(tensor.dtype))
-    emitter.given.append(name)
+        tensor.copy_(total.to(tensor.dtype))
+    emitter.given[name] = total
     return True

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from fxprune_passes.axes import Axes, Dim, Term, leaves, mask
+from fxprune_passes.axes import Axes, Dim, Term, is_dynamic, mask
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class Kept:
 
     def is_dynamic(self, axis: Term) -> bool:
         """Whether an axis has a batch or spatial factor, so that its size is not the same in every call."""
-        return any(leaf.frozen is not None and leaf.frozen.dynamic for leaf in leaves(axis))
+        return is_dynamic(axis)
 
     def groups(self, axis: Term, groups: int) -> int:
         """How many of the axis's ``groups`` equal blocks keep a position."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from fxprune_passes.axes import Axes, Dim, Term, leaves
+from fxprune_passes.axes import Axes, Dim, Term, is_dynamic, leaves
 from fxprune_passes.flow import Tape, Value, noted
 from fxprune_passes.fold import Fold, Folds, Reader, Settled, fold_of, reader_of, settled
 from fxprune_passes.groups import channels
@@ -67,7 +67,10 @@ class Lossless:
 
     def removable(self) -> tuple[Gone, Folds]:
         """All channels that can go together, and what their readers must be given."""
-        gone = self._candidates()
+        return self.removable_of(self._candidates())
+
+    def removable_of(self, gone: Gone) -> tuple[Gone, Folds]:
+        """What of these channels can go together, which is less where some stay; changes ``gone``."""
         while True:
             folds, blamed = self.folds(gone)
             if not blamed:
@@ -117,9 +120,16 @@ class Lossless:
     def _settled(self) -> dict[fx.Node, Settled]:
         """Nodes that give a number for each channel."""
         if self._constants is None:
-            found = {node: settled(value) for node, value in self.tape.values.items() if node.op != "get_attr"}
+            axes = self.propagation.axes
+            nodes = [node for node in self.tape.values if node.op != "get_attr" and not self._changes_later(node)]
+            found = {node: settled(self.tape.values[node], axes[node]) for node in nodes}
             self._constants = {node: one for node, one in found.items() if one is not None}
         return self._constants
+
+    def _changes_later(self, node: fx.Node) -> bool:
+        """Whether some reader of a node finds what was written into it since."""
+        reads, value = self.tape.reads, self.tape.values[node]
+        return isinstance(value, Value) and any(reads[user][node] is not value for user in node.users)
 
     def is_folded(self, dim: Dim, channel: int, folds: Folds) -> bool:
         """Whether some reader is given the constant of a channel."""
@@ -298,7 +308,7 @@ def _dynamic_numbers(propagation: Propagation) -> set[fx.Node]:
             continue
         inputs = [propagation.axes[one] for one in node.all_input_nodes if isinstance(propagation.axes[one], tuple)]
         axes = [axis for one in inputs for axis in _read_axes(node, one)]
-        if any(one in result for one in node.all_input_nodes) or any(map(_is_dynamic, axes)):
+        if any(one in result for one in node.all_input_nodes) or any(map(is_dynamic, axes)):
             result.add(node)
     return result
 
@@ -308,7 +318,3 @@ def _read_axes(node: fx.Node, axes: Axes) -> Axes:
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     sized = node.target in ("size", torch.ops.aten.sym_size.int, operator.getitem)
     return (axes[dim],) if sized and isinstance(dim, int) and axes else axes
-
-
-def _is_dynamic(axis: Term) -> bool:
-    return any(leaf.frozen is not None and leaf.frozen.dynamic for leaf in leaves(axis))

@@ -73,7 +73,8 @@ class Rewriter:
         self.graph.lint()
         result = self.emitter.build(self.graph, type(self.emitter.model).__name__.removesuffix("Impl"), self._unread())
         result.meta["fxprune"] = {"statistics": self.statistics, "dropped": self._dropped(result)}
-        result.meta["fxprune"]["given"] = list(self.emitter.given)
+        given = {name: one.flatten().tolist() for name, one in self.emitter.given.items()}  # plain, for JSON
+        result.meta["fxprune"]["given"] = given
         self._note_promises()
         return result
 
@@ -118,8 +119,10 @@ class Rewriter:
         elif is_empty(self.source.axes[node], call):
             self.tensors[node] = EMPTY
         elif node in self.folds.settled and self.vanish.touches(call):
-            self.tensors[node] = settle(call, self.folds.settled[node], self.vanish)
+            self.tensors[node] = settle(call, self.folds.settled[node], self.emitter, self.vanish)
             return
+        elif self.vanish.touches(call) and self._is_read_by_constants(node):
+            self.tensors[node] = EMPTY
         elif self.vanish.touches(call):
             self.tensors[node] = self._vanishing(node, call)
         else:
@@ -127,6 +130,10 @@ class Rewriter:
         if node in self.folds.given:
             fold = self.folds.given[node]
             self.tensors[node] = give(call, self.tensors[node], fold, self.emitter, self.vanish)
+
+    def _is_read_by_constants(self, node: fx.Node) -> bool:
+        """Whether every reader of a node is written as a constant, so that the node need not be."""
+        return bool(node.users) and all(user in self.folds.settled for user in node.users)
 
     def _scalar(self, node: fx.Node, call: Call) -> None:
         """A number; one that a module gives (its mode) is the same in both readings."""

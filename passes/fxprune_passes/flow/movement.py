@@ -84,7 +84,8 @@ def embedding(run: Run) -> Flow:
 
 def _call(run: Run, data: Any, s: Sequence[Tensor]) -> list[Tensor]:
     """The op on other elements in place of its data."""
-    moving = tree_map_only(Ref, lambda one: s[one.at], data)
+    changes = run.func._schema.is_mutable  # the form that works in place would reshape what is asked
+    moving = tree_map_only(Ref, lambda one: s[one.at].clone() if changes else s[one.at], data)
     rest = tree_map_only(Ref, lambda one: one.tensor, (run.args[1:], run.kwargs))
     out = run.func(moving, *rest[0], **rest[1])
     return list(out) if isinstance(out, (list, tuple)) else [out]

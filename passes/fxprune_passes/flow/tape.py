@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxprune_passes.flow.pointwise import each
 from fxprune_passes.flow.surrogates import Linear, Ref, Run, flow_of, own, sum_of, takes_sizes
-from fxprune_passes.flow.values import Value, everywhere, is_constant, ones, zeros
+from fxprune_passes.flow.values import Value, everywhere, is_constant, nowhere, ones, zeros
 from fxprune_passes.rules import RULES, find
 from fxprune_passes.wide import Wide
 
@@ -48,12 +48,23 @@ class Tape:
     def read(self) -> dict[Value, Tensor]:
         """Bool of each value's shape: which elements the model's outputs may depend on; what is not named, none."""
         result: dict[Value, Tensor] = {}
+        computed = self._computed()
         for node in reversed(self.values):
             if node.op == "output":
                 result.update({one: ones(one.shape) > 0 for one in values_in(self.values[node])})
             for entry in reversed(self.entries.get(node, [])):
-                pull(entry, result, [not value.static for value in entry.inputs])
+                pull(entry, result, [not value.static or value in computed for value in entry.inputs])
         return result
+
+    def _computed(self) -> set[Value]:
+        """Values made of parameters alone that nodes give, and what becomes of these."""
+        result: set[Value] = set()
+        for node, entries in self.entries.items():
+            result.update(value for value in values_in(self.values.get(node)) if node.op != "get_attr")
+            for entry in entries:
+                if any(value in result for value in entry.inputs):
+                    result.update(entry.outputs)
+        return {value for value in result if value.static}
 
     def differences(self, node: fx.Node, missing: Mapping[Value, Tensor]) -> dict[Value, Tensor]:
         """Bool of each value of a node: what may change where ``missing`` elements of its inputs become zero."""
@@ -109,13 +120,21 @@ def noted(
     Raises:
         NodeError: A node does not run.
     """
-    tape = Tape()
-    recorder = _Recorder(tape)
-    for kind in (module.named_parameters, module.named_buffers):
-        for name, tensor in kind(remove_duplicate=False):
-            tape.parameters[name] = recorder.learn_constant(tensor)
-    _Noting(module, graph, inputs, epsilon, recorder, tainted).result()
-    return tape
+    tensors = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+    changing: set[str] = set()  # what the run writes into is another number in every call
+    while True:
+        tape = Tape()
+        recorder = _Recorder(tape)
+        for name, tensor in tensors.items():
+            tape.parameters[name] = recorder.value(tensor) if name in changing else recorder.learn_constant(tensor)
+        _Noting(module, graph, inputs, epsilon, recorder, tainted).result()
+        written = {name for name, tensor in tensors.items() if recorder.value(tensor) is not tape.parameters[name]}
+        if written <= changing:
+            return tape
+        changing |= written
 
 
 class _Noting(Wide):
@@ -140,9 +159,10 @@ class _Noting(Wide):
         recorder = self.recorder
         recorder.entries = recorder.tape.entries[node] = []
         recorder.tainted = self.tainted(node)
-        recorder.tape.reads[node] = {
+        recorder.tape.reads[node] = reads = {
             one: tree_map_only(Tensor, recorder.value, self.env[one]) for one in node.all_input_nodes
         }
+        recorder.alone = all(one.static for one in values_in(list(reads.values())))
         with recorder:
             value = super().compute(node)
         recorder.tape.values[node] = tree_map_only(Tensor, recorder.value, value)
@@ -156,7 +176,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.tape = tape
         self.entries: list[Entry] = []
-        self.tainted = False
+        self.tainted = self.alone = False
         self._now: dict[int, tuple[Tensor, Value]] = {}
         self._sharing: dict[int, list[Tensor]] = {}
         self._holding: dict[int, list[Value]] = {}
@@ -207,19 +227,22 @@ class _Recorder(TorchDispatchMode):
         extra = [*flow.extra, *(None for _ in outputs[len(flow.extra) :])]
         if (self.tainted and not takes_sizes(func)) or _is_drawn(func):
             extra = [ones(one.shape) for one in outputs]
-        static = bool(before) and all(value.static for value in before)
-        if static and func.is_view and all(map(is_constant, before)):
-            after = [Value(one.shape, everywhere(one.shape), one.detach().cpu(), static=True) for one in outputs]
-        else:
-            after = [
-                _known(tensor, depends if more is None else depends + more, static=static)
-                for tensor, depends, more in zip(outputs, reached, extra, strict=True)
-            ]
+        static = bool(before) and all(value.static for value in before) and not self._may_resize(func)
+        if static and all(map(is_constant, before)) and not _is_drawn(func):  # the same numbers in every call
+            reached, extra = [nowhere(one.shape) for one in outputs], [None] * len(outputs)
+        after = [
+            _known(tensor, depends if more is None else depends + more, static=static)
+            for tensor, depends, more in zip(outputs, reached, extra, strict=True)
+        ]
         self.entries.append(Entry(str(func), tuple(before), tuple(after), flow.linear))
         for tensor, value in zip(outputs, after, strict=True):
             self._learn(tensor, value)
             if changes:
                 self._renew(tensor, value)
+
+    def _may_resize(self, func: OpOverload) -> bool:
+        """Whether an op may give another shape in the next call, though its tensors have the same."""
+        return self.tainted or (not self.alone and func._schema.name in _RESIZING)
 
     def _keep(self, tensor: Tensor) -> None:
         """Copy what is known of a memory before it is written into."""
@@ -269,6 +292,9 @@ def _written(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 def _is_drawn(func: OpOverload) -> bool:
     """Whether an op draws random numbers, and has no surrogate that knows when it does."""
     return torch.Tag.nondeterministic_seeded in func.tags and own(func) is None
+
+
+_RESIZING = frozenset(f"aten::{name}" for name in ("expand", "repeat", "slice", "narrow", "view", "reshape"))
 
 
 def _memory(tensor: Tensor) -> int:
