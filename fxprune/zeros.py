@@ -230,10 +230,8 @@ def _writable(analysis: Analysis, model: nn.Module, facts: Lossless) -> tuple[Go
         try:
             _rewritten(analysis, model, gone, folds)
         except PlanError:
-            emptied = [group.dim for group in analysis.groups if bool(gone[group.dim].all())]
-            if not emptied:
+            if not facts.keep_one(gone):
                 raise
-            gone[emptied[-1]][0] = False
             gone, folds = facts.removable_of(gone)  # a norm needs the others again where one of them stays
         else:
             return gone, folds

@@ -168,3 +168,21 @@ def test_what_nobody_reads_ties_no_channels() -> None:
     model.first.weight.data[2] = 0
     plan, _ = compiled(model, images(4, 5))
     assert plan.keep == {"first": (0, 1, 3, 4, 5)}
+
+
+class EverySecond(nn.Module):
+    """Reads every second channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 6), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.second(self.first(x)[:, 1::2])
+
+
+def test_the_channel_that_a_constant_output_keeps_is_one_that_it_reads() -> None:
+    model = built(EverySecond())
+    model.first.weight.data.zero_()
+    plan, _ = compiled(model, images(4, 5), images(7, 5))
+    assert plan.keep == {"first": (1,)}

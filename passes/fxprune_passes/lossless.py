@@ -77,6 +77,18 @@ class Lossless:
                 return gone, folds
             self._hold(gone, blamed)
 
+    def keep_one(self, gone: Gone) -> bool:
+        """Keep the first position of the last axis that would lose all of them; False where there is no such axis."""
+        kept = _kept(gone)
+        for node in reversed(self.propagation.graph_module.graph.nodes):
+            for axis in (axis for axes, _ in self._results(node) for axis in axes):
+                if axis.size and kept.size(axis) == 0:
+                    for dim in set(leaves(axis)) & set(gone):
+                        if (channel := int(self._of(axis, dim)[0])) >= 0:
+                            gone[dim][channel] = False
+                    return True
+        return False
+
     def folds_without(self, gone: Gone) -> tuple[Folds, list[Blame]]:
         """What readers must be given where these channels go, and those of them that cannot go."""
         free = self._candidates()
