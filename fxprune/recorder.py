@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.autograd import Function
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
@@ -85,7 +86,7 @@ class Recorder(TorchFunctionMode):
         for node, value in self.writer.decisions.items():
             node.meta["decided"] = value
         vars(model).update(self.writer.strangers)
-        graph_module = fx.GraphModule(model, graph, class_name=type(model).__name__)
+        graph_module = _LazyGraphModule(model, graph, class_name=type(model).__name__)  # nobody may ever call it
         graph.lint()
         graph_module.meta["baked"] = [] if self.writer.keeps_code else list(self.writer.baked)
         graph_module.meta["cached"] = dict(cached)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from fxprune.caches import kept_in_containers
 from fxprune.frames import call_model, current_line
@@ -48,9 +49,8 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule | None:
         return None
     if switched or _meets_constants(graph, model):
         return None  # the recording tracer keeps what follows the mode, and finds out where a constant comes from
-    result = fx.GraphModule(model, graph)
+    result = _LazyGraphModule(model, graph)  # nobody may ever call it, nor read its code
     result.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or writes(node))
-    result.recompile()
     return result
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import cache, partial
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from fxprune_passes.recalled import RecallingMode
+
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size})
 
 
 def fake(tensor: torch.Tensor, fake_mode: FakeTensorMode) -> torch.Tensor:
@@ -19,7 +25,8 @@ def fake(tensor: torch.Tensor, fake_mode: FakeTensorMode) -> torch.Tensor:
     if tensor.device.type == "meta":
         return fake_mode.from_tensor(tensor)
     meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    result = FakeTensor(fake_mode, meta, tensor.device)
+    wrap = fake_mode.wrapped if isinstance(fake_mode, RecallingMode) else partial(FakeTensor, fake_mode)
+    result = wrap(meta, tensor.device)
     if isinstance(tensor, nn.Parameter):
         result._is_param = True  # what isinstance(.., nn.Parameter) asks of tensor subclasses (torch 2.15)
     return result
@@ -35,18 +42,54 @@ def shadow(model: nn.Module, fake_mode: FakeTensorMode) -> nn.Module:
         fake_mode: The mode that the fake tensors belong to.
     """
     memo: dict[int, Any] = {}
-    for module in model.modules():
-        attributes = (value for value in vars(module).values() if isinstance(value, torch.Tensor))
+    modules = list(model.modules())
+    for module in modules:
+        others = [value for value in vars(module).values() if type(value) not in _ATOMS]
+        attributes = (value for value in others if isinstance(value, torch.Tensor))
         for tensor in [*module._parameters.values(), *module._buffers.values(), *attributes]:
             if tensor is not None and id(tensor) not in memo:
                 memo[id(tensor)] = fake(tensor, fake_mode)
         memo.update((id(tensor), tensor.detach()) for tensor in tensors_held(module) if id(tensor) not in memo)
+    plain = [module for module in modules if id(module) not in memo and _is_copied_by_state(cast(Hashable, type(module)))]
+    memo.update((id(module), type(module).__new__(type(module))) for module in plain)
+    states = [(id(module), module.__getstate__()) for module in reversed(plain)]  # what it holds comes first
+    for key, state in states:
+        memo[key].__setstate__(
+            {name: value if type(value) in _ATOMS else _copied(value, memo) for name, value in state.items()}
+        )
     return copy.deepcopy(model, memo)
+
+
+@cache
+def _is_copied_by_state(kind: Any) -> bool:
+    """Whether ``copy.deepcopy`` copies modules of a class by their state, since the class asks for nothing else."""
+    asks = any(hasattr(kind, name) for name in ("__deepcopy__", "__getnewargs__", "__getnewargs_ex__"))
+    plain = all(getattr(kind, name) is getattr(object, name) for name in ("__new__", "__reduce__", "__reduce_ex__"))
+    return plain and not asks
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """What ``copy.deepcopy`` gives; it takes its time over the many plain attributes of a module."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind is set and all(type(one) in _ATOMS for one in value):
+        return memo.setdefault(id(value), value.copy())
+    if kind is tuple and all(type(one) in _ATOMS for one in value):
+        return value
+    if kind is not dict and (kind is not OrderedDict or vars(value)):
+        return copy.deepcopy(value, memo)
+    result = memo[id(value)] = kind()
+    for key, one in value.items():
+        result[_copied(key, memo)] = _copied(one, memo)
+    return result
 
 
 def tensors_held(module: nn.Module) -> Iterator[torch.Tensor]:
     """Parameters, buffers and tensor attributes of one module, also those in its dicts, lists and tuples."""
-    waiting: list[Any] = list(vars(module).values())
+    waiting: list[Any] = [value for value in vars(module).values() if type(value) not in _ATOMS]
     while waiting:
         value = waiting.pop()
         if isinstance(value, torch.Tensor):

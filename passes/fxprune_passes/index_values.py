@@ -40,9 +40,9 @@ _VALUE_OPS = frozenset(
 
 def is_index(value: Any) -> TypeGuard[Tensor]:
     """Whether a tensor may index an axis and is small enough to be followed by value."""
-    if not isinstance(value, Tensor) or value.device.type == "meta":
+    if not isinstance(value, Tensor) or value.dtype != torch.int64:
         return False
-    return value.dtype == torch.int64 and value.numel() <= _UP_TO
+    return value.device.type != "meta" and value.numel() <= _UP_TO
 
 
 def value_of(
@@ -63,9 +63,9 @@ def value_of(
     out = outputs[0]
     if len(outputs) != 1 or out.dtype != torch.int64 or out.ndim == 0 or out.numel() > _UP_TO:
         return None
-    if func._schema.is_mutable or any(True for _ in flat_axes(kwargs)):
+    if func.overloadpacket not in _VALUE_OPS or func._schema.is_mutable or any(True for _ in flat_axes(kwargs)):
         return None
-    if func.overloadpacket not in _VALUE_OPS or any(id(axes) not in known for axes in flat_axes(args)):
+    if any(id(axes) not in known for axes in flat_axes(args)):
         return None
     with unset_fake_temporarily():
         real = [known[id(one)] if isinstance(one, tuple) else one for one in args]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from types import FunctionType
 from typing import Any
 
@@ -19,6 +18,7 @@ from fxprune_passes.ledger import Ledger
 from fxprune_passes.mend import knows_statistics, opaque, unmended
 from fxprune_passes.propagation import Propagation
 from fxprune_passes.refusals import VALUE_READS, described, does_not_run, needs_values
+from fxprune_passes.replay import Replays
 from fxprune_passes.rules import RULES, is_recurrent, state_alike
 from fxprune_passes.whole_calls import WholeCall, state_opaque, state_own, state_recurrent
 
@@ -31,6 +31,7 @@ class Interpreter(fx.Interpreter):
         self.result = result
         self.real = values
         self.ledger = Ledger(result)
+        self.replays = Replays(result.fake_mode)
         self.modules = dict(result.graph_module.named_modules())
         self._learn_parameters()
 
@@ -79,8 +80,7 @@ class Interpreter(fx.Interpreter):
         own_rule = RULES.get(node.target) if isinstance(node.target, FunctionType) else None
         stated_whole = own_rule is not None or is_recurrent(node, self.modules)
         try:
-            with nullcontext() if stated_whole else self.ledger:
-                value = self.run_node(node)
+            value = self.run_node(node) if stated_whole else self._state_ops(node)
         except Exception as error:
             raise CaptureError(self._failure(node, where, error)) from error
         self.result.operations[node] = self.ledger.operations
@@ -96,6 +96,25 @@ class Interpreter(fx.Interpreter):
             state_opaque(self.ledger, self._whole(node, value, where), reason)
         if self.ledger.inferred is not None:
             self.result.inferred[node] = self.ledger.inferred
+        return value
+
+    def _state_ops(self, node: fx.Node) -> Any:
+        """Run a node, or recall an equal one, and state the equations of the ops inside."""
+        callee = self.modules[str(node.target)] if node.op == "call_module" else node.target
+        called = None
+        if node.op.startswith("call_"):
+            called = self.replays.called(callee, *self.fetch_args_kwargs_from_env(node))
+        if called is None:
+            with self.ledger:
+                return self.run_node(node)
+        if (known := self.replays.find(called)) is not None:
+            value, ran = self.replays.play(known, called)
+            for one, (_, factors) in zip(ran, known.computed, strict=True):
+                self.ledger.state(one, factors)
+            return value
+        with self.ledger:
+            value = self.run_node(node)
+        self.replays.learn(called, self.ledger.ran, value)
         return value
 
     def _settle_statistics(self, node: fx.Node) -> None:

@@ -14,7 +14,8 @@ from fxprune_passes.axes import Axes, Term, Where
 from fxprune_passes.index_values import is_index, value_of
 from fxprune_passes.inferred import NO_RULE, Inferred, Prober, may_run, state
 from fxprune_passes.mend import spoken_of
-from fxprune_passes.propagation import Operation, Propagation, flat_axes, numbers
+from fxprune_passes.propagation import Operation, Propagation, flat_axes
+from fxprune_passes.replay import Ran, numbers
 from fxprune_passes.rules import Op, find, is_pointwise, products
 
 _RANK = 8  # numbers below those are of axes
@@ -38,6 +39,7 @@ class Ledger(TorchDispatchMode):
         self.unmended: frozenset[OpOverloadPacket] = frozenset()
         self.target: Any = None
         self.inferred: Inferred | None = None
+        self.ran: list[Ran] = []
         self.prober = Prober(self.known)
         self._axes: dict[int, tuple[torch.Tensor, Axes]] = {}
         self._known: dict[int, torch.Tensor] = {}
@@ -52,7 +54,7 @@ class Ledger(TorchDispatchMode):
             unmended: Ops whose numbers no mend of this node writes anew.
         """
         self.target, self.where, self.unmended = target, where, unmended
-        self.operations, self.statistics, self.inferred = [], [], None
+        self.operations, self.statistics, self.ran, self.inferred = [], [], [], None
 
     def learn_weight(self, tensor: torch.Tensor, axes: Axes, value: torch.Tensor | None) -> Axes:
         """Give a parameter or buffer its axes."""
@@ -98,13 +100,18 @@ class Ledger(TorchDispatchMode):
             _check_dtypes(args)
         out = func(*args, **kwargs)
         outputs = [one for one in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(one, torch.Tensor)]
+        ran = Ran(func, args, kwargs, outputs)
         if outputs:
-            self._state(func, args, kwargs, outputs)
+            self.state(ran, tuple(numbers([list(args), kwargs])))
         elif func._schema.is_mutable:
             self._state_changes(func, args, kwargs)
+        if outputs or func._schema.is_mutable:
+            self.ran.append(ran)
         return out
 
-    def _state(self, func: OpOverload, args: Any, kwargs: Any, outputs: list[torch.Tensor]) -> None:
+    def state(self, ran: Ran, factors: tuple[float, ...]) -> None:
+        """State the equations of an op, and note the numbers among its arguments."""
+        func, args, kwargs, outputs = ran.func, ran.args, ran.kwargs, ran.outputs
         self.equations.where = Where(self.where.node, str(func.overloadpacket), self.where.module, self.where.source)
         raw = args, kwargs
         args, kwargs = self.as_axes(args), {key: self.as_axes(one) for key, one in kwargs.items()}
@@ -116,7 +123,6 @@ class Ledger(TorchDispatchMode):
             self._weights.update(map(id, results))
         if (value := value_of(func, args, kwargs, outputs, self._known)) is not None:
             self._known[id(self.axes(outputs[0]))] = value
-        factors = tuple(numbers([args, kwargs]))
         costs = products(func, args, results)
         self.operations.append(Operation(str(func), results, factors, is_pointwise(func), costs))
 

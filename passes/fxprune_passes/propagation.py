@@ -55,12 +55,3 @@ def flat_axes(tree: Any) -> Iterator[Axes]:
     elif isinstance(tree, (list, dict)):
         for one in tree.values() if isinstance(tree, dict) else tree:
             yield from flat_axes(one)
-
-
-def numbers(value: Any) -> Iterator[float]:
-    """Floats among the arguments of an op: factors and offsets that a smaller shape must not change."""
-    if isinstance(value, float):
-        yield value
-    elif isinstance(value, (list, dict)):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from numbers(one)

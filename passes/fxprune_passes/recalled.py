@@ -6,11 +6,13 @@ that is not plainly a function of its arguments' shapes goes PyTorch's own way.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeGuard
 
 import torch
+from torch import Tensor
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 from torch.utils._pytree import tree_leaves
@@ -23,87 +25,148 @@ _MASKS = (torch.bool, torch.uint8, torch.int8)
 _UNSETTLED = frozenset(
     {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.inplace_view}
 )  # the shape of an output depends on values; the tag of aten.index.Tensor holds for masks alone
+_MOST = 1 << 17  # entries, of about a kilobyte
 _LIFTS = frozenset({aten.lift.default, aten.lift_fresh.default, aten.lift_fresh_copy.default})
 Like = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]
 
 
+@dataclass(slots=True)
+class Memory:
+    """What is known of ops and of whole calls, under some settings of PyTorch.
+
+    Attributes:
+        outputs: What the outputs of an op are like.
+        calls: What whole calls did, for :mod:`fxprune_passes.replay`, which fills it.
+    """
+
+    outputs: dict[Hashable, Like | list[Like]] = field(default_factory=dict)
+    calls: dict[Hashable, Any] = field(default_factory=dict)
+
+    def forget_if_full(self) -> None:
+        """Start anew where more is known than one process ever needs."""
+        if len(self.outputs) + len(self.calls) > _MOST:
+            self.outputs.clear()
+            self.calls.clear()
+
+
+_MEMORIES: dict[Hashable, Memory] = {}
+
+
+def _settings() -> Hashable:
+    """What PyTorch may choose its kernels by, besides the arguments of a call."""
+    cuda = torch.backends.cuda
+    sdp = cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled(), cuda.cudnn_sdp_enabled()
+    libraries = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark
+    return *sdp, *libraries, torch.are_deterministic_algorithms_enabled(), torch.get_default_device()
+
+
 class RecallingMode(FakeTensorMode):
-    """Answers an op that it has seen on tensors of the same shapes from memory."""
+    """Answers an op that it has seen on tensors of the same shapes from memory, which lasts as long as the process.
+
+    Attributes:
+        recalled: How many ops were answered from memory.
+        memory: What is known.
+    """
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
-        self.recalled = 0  # ops that were answered from memory
-        self._outputs: dict[Hashable, Like | list[Like]] = {}
+        self.recalled = 0
+        self.memory = _MEMORIES.setdefault(_settings(), Memory())
+        self.memory.forget_if_full()
+        self._patterns: dict[torch.device, FakeTensor] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: D105
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor) and not self.in_kernel_invocation:
             return args[0].fake_device
-        if _is_settled(func):
+        if is_settled(func):
             try:
-                key = (func, torch.get_default_dtype(), *self._key(func, args), *self._key(func, tuple(kwargs.items())))
-            except _UnknownError:
+                key = (func, torch.get_default_dtype(), *self.key(func, args), *self.key(func, tuple(kwargs.items())))
+            except UnknownError:
                 pass
             else:
                 return self._recall(func, types, args, kwargs, key)
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def _recall(self, func: OpOverload, types: Any, args: Any, kwargs: Any, key: Hashable) -> Any:
-        known = self._outputs.get(key)
+        known = self.memory.outputs.get(key)
         self.recalled += known is not None
         if known is not None and func._schema.is_mutable:
             return args[0]
         if isinstance(known, list):
-            return tuple(self._made(one) for one in known)
+            return tuple(self.made(one) for one in known)
         if known is not None:
-            return self._viewed(func, args, kwargs, known) if func.is_view else self._made(known)
+            return self.viewed(func, args, kwargs)[0] if is_view(func) else self.made(known)
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if (likes := _likes(func, out, (args, kwargs))) is not None:
-            self._outputs[key] = likes
+            self.memory.outputs[key] = likes
         return out
 
-    def _made(self, like: Like) -> FakeTensor:
+    def made(self, like: Like) -> FakeTensor:
+        """A new tensor with memory of its own."""
         shape, stride, dtype, device = like
         with in_kernel_invocation_manager(self):
             meta = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
-        return FakeTensor(self, meta, device)
+        return self.wrapped(meta, device)
 
-    def _viewed(self, func: OpOverload, args: Any, kwargs: Any, like: Like) -> FakeTensor:
+    def viewed(self, func: OpOverload, args: Any, kwargs: Any) -> list[FakeTensor]:
         """A view shares the storage of what it shows, so the op itself is run, which is quick."""
         with in_kernel_invocation_manager(self):
-            meta = func(*args, **kwargs)
-        return FakeTensor(self, meta, like[3])
+            out = func(*args, **kwargs)
+        device = args[0].fake_device
+        return [self.wrapped(meta, device) for meta in (out if isinstance(out, (list, tuple)) else [out])]
 
-    def _key(self, func: OpOverload, value: Any) -> Iterator[Hashable]:
+    def wrapped(self, meta: Tensor, device: torch.device) -> FakeTensor:
+        """A fake tensor of a device around a meta tensor.
+
+        The constructor takes 20 microseconds, most of them for attributes that are the same each time (torch 2.15).
+        """
+        if (pattern := self._patterns.get(device)) is None:
+            with in_kernel_invocation_manager(self):
+                nothing = torch.empty(0, device="meta")
+            pattern = self._patterns[device] = FakeTensor(self, nothing, device)
+        result: FakeTensor = torch.Tensor._make_subclass(
+            FakeTensor, meta, False, dispatch_device=True, device_for_backend_keys=pattern.fake_device
+        )
+        torch._C._set_throw_on_mutable_data_ptr(result)
+        vars(result).update(vars(pattern))
+        return result
+
+    def key(self, func: Any, value: Iterable[Any]) -> Iterator[Hashable]:
         """What the outputs of an op depend on.
 
         Raises:
-            _UnknownError: It may depend on more.
+            UnknownError: It may depend on more.
         """
         for one in value:
             kind = type(one)
             if kind is FakeTensor:
-                yield self._tensor_key(func, one)
+                yield self.tensor_key(func, one)
             elif kind is list or kind is tuple:
-                yield (kind, *self._key(func, one))
+                yield (kind, *self.key(func, one))
             elif kind in _PLAIN:
                 yield kind, one
             else:
-                raise _UnknownError
+                raise UnknownError
 
-    def _tensor_key(self, func: OpOverload, tensor: FakeTensor) -> Like:
-        if tensor.fake_mode is not self or not _is_plain(tensor) or tensor.requires_grad or tensor.is_complex():
-            raise _UnknownError
+    def tensor_key(self, func: Any, tensor: FakeTensor) -> Like:
+        """What an op may know of a tensor.
+
+        Raises:
+            UnknownError: There is more to it.
+        """
+        if tensor.fake_mode is not self or not is_plain(tensor) or tensor.requires_grad or tensor.is_complex():
+            raise UnknownError
         if func is aten.index.Tensor and tensor.dtype in _MASKS:
-            raise _UnknownError
-        return _like(tensor)
+            raise UnknownError
+        return like(tensor)
 
 
-class _UnknownError(Exception):
+class UnknownError(Exception):
     """An op whose outputs may depend on more than shapes."""
 
 
-def _is_plain(value: Any) -> TypeGuard[FakeTensor]:
+def is_plain(value: Any) -> TypeGuard[FakeTensor]:
     """Whether a value is a tensor of which shape, strides, dtype and device say all."""
     return type(value) is FakeTensor and value.constant is None and value.layout is torch.strided
 
@@ -111,20 +174,26 @@ def _is_plain(value: Any) -> TypeGuard[FakeTensor]:
 def _likes(func: OpOverload, out: Any, arguments: Any) -> Like | list[Like] | None:
     """What to remember of an op: of one view, or of tensors with memory of their own; None for anything else."""
     outputs = [*out] if type(out) is tuple else [out]
-    if not all(_is_plain(one) for one in outputs):
+    if not all(is_plain(one) for one in outputs):
         return None
     if func._schema.is_mutable:
-        return _like(out) if out is arguments[0][0] else None
-    if func.is_view:
-        return None if type(out) is tuple else _like(out)
-    tensors = [*outputs, *(one for one in tree_leaves(arguments) if isinstance(one, torch.Tensor))]
+        return like(out) if out is arguments[0][0] else None
+    if is_view(func):
+        return None if type(out) is tuple else like(out)
+    tensors = [*outputs, *(one for one in tree_leaves(arguments) if isinstance(one, Tensor))]
     memory = [one.untyped_storage()._cdata for one in tensors]
     if any(memory.count(one) > 1 for one in memory[: len(outputs)]):  # it is shared, which no schema told
         return None
-    return [_like(one) for one in outputs] if type(out) is tuple else _like(out)
+    return [like(one) for one in outputs] if type(out) is tuple else like(out)
 
 
-def _like(tensor: FakeTensor) -> Like:
+def is_view(func: OpOverload) -> bool:
+    """Whether the output of an op shares the memory of its first argument; one op does so though it does not say it."""
+    return func.is_view or func is aten._unsafe_view.default
+
+
+def like(tensor: FakeTensor) -> Like:
+    """What a plain tensor is like."""
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.fake_device
 
 
@@ -135,7 +204,7 @@ def _writes_self_alone(func: OpOverload) -> bool:
 
 
 @cache
-def _is_settled(func: Any) -> bool:
+def is_settled(func: Any) -> bool:
     """Whether an op gives new tensors, one view, or what it writes into, whose shapes follow from its arguments."""
     if not isinstance(func, OpOverload) or func.namespace != "aten" or func in _LIFTS:
         return False

@@ -1,0 +1,259 @@
+"""Calls of a graph that ran before on tensors of the same shapes: what happened inside them, without running them.
+
+A deep model makes the same calls again and again. The first one runs, and the ATen ops inside it are noted; for any
+other, the equations of those ops are stated, and stand-ins for their outputs made. A call that may depend on more than
+its arguments' shapes is always run.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.immutable_collections import immutable_dict, immutable_list
+
+from fxprune_passes.recalled import Like, RecallingMode, UnknownError, is_plain, is_settled, is_view, like
+
+_PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
+_SEQUENCES = frozenset({tuple, list, torch.Size, immutable_list})
+_OF_TORCH = ("torch", "_operator", "operator")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A tensor of a call: its arguments come first, then a module's own, then what its ops gave."""
+
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One ATen op that ran: what it got, and the tensors that it gave."""
+
+    func: OpOverload
+    args: Any
+    kwargs: Any
+    outputs: list[torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One ATen op of a call: its arguments, with slots for tensors, and its outputs, new ones as they look."""
+
+    func: OpOverload
+    args: Any
+    kwargs: Any
+    outputs: tuple[Slot | Like, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a call did: its ops in order, and what it gave.
+
+    ``computed`` are the names of the ops that gave tensors, each with the numbers among its arguments.
+    """
+
+    steps: Sequence[Step]
+    value: Any
+    computed: Sequence[tuple[str, tuple[float, ...]]]
+
+
+@dataclass(slots=True)
+class Called:
+    """A call that is about to be made: what it depends on, and the tensors that it is given."""
+
+    key: Hashable
+    tensors: list[torch.Tensor]
+
+
+class Replays:
+    """The calls that ran under a fake tensor mode, for as long as the mode lives."""
+
+    def __init__(self, mode: FakeTensorMode | None) -> None:
+        self.mode = mode if isinstance(mode, RecallingMode) else None
+
+    def called(self, callee: Any, args: Any, kwargs: Any) -> Called | None:
+        """A call that is about to be made; None if it is to be run in any case.
+
+        Args:
+            callee: A module, a function, or the name of a method.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+        """
+        if self.mode is None or not _is_of_torch(callee):
+            return None
+        seen: dict[int, int] = {}
+        tensors: list[torch.Tensor] = []
+        try:
+            key: list[Any] = [*self._key((args, kwargs), seen, tensors)]
+            if isinstance(callee, nn.Module):
+                key += [type(callee), *self._state(callee, seen, tensors)]
+            else:
+                key.append(callee)
+        except UnknownError:
+            return None
+        return Called((torch.get_default_dtype(), *key), tensors) if tensors else None
+
+    def find(self, called: Called) -> Known | None:
+        """What an equal call did; None if there was none."""
+        assert self.mode is not None
+        return self.mode.memory.calls.get(called.key)
+
+    def learn(self, called: Called, ran: Sequence[Ran], value: Any) -> None:
+        """Remember what a call did, if that is all in the ops that ran."""
+        assert self.mode is not None
+        calls = self.mode.memory.calls
+        if called.key in calls:
+            return
+        slots = {id(tensor): Slot(place) for place, tensor in enumerate(called.tensors)}
+        try:
+            steps = [_step(one, slots) for one in ran]
+            calls[called.key] = Known(steps, _encoded(value, slots), computed(ran)) if _holds_tensors(value) else None
+        except UnknownError:
+            calls[called.key] = None
+
+    def play(self, known: Known, called: Called) -> tuple[Any, list[Ran]]:
+        """What a call gives, and the ops that would have run.
+
+        Args:
+            known: What an equal call did.
+            called: This call.
+        """
+        tensors = list(called.tensors)
+        ran = []
+        for step in known.steps:
+            args, kwargs = _filled(step.args, tensors), _filled(step.kwargs, tensors)
+            ran.append(Ran(step.func, args, kwargs, self._outputs(step, args, kwargs, tensors)))
+        return _filled(known.value, tensors), ran
+
+    def _outputs(self, step: Step, args: Any, kwargs: Any, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        assert self.mode is not None
+        if is_view(step.func):  # of new tensors alone
+            made: list[torch.Tensor] = [*self.mode.viewed(step.func, args, kwargs)]
+            tensors += made
+            return made
+        made = []
+        for one in step.outputs:
+            if isinstance(one, Slot):
+                made.append(tensors[one.place])
+            else:
+                made.append(self.mode.made(one))
+                tensors.append(made[-1])
+        return made
+
+    def _key(self, value: Any, seen: dict[int, int], tensors: list[torch.Tensor]) -> Iterator[Any]:
+        assert self.mode is not None
+        for one in value:
+            kind = type(one)
+            if kind is FakeTensor:
+                place = seen.setdefault(id(one), len(seen))
+                if place == len(tensors):
+                    tensors.append(one)
+                    yield self.mode.tensor_key(None, one)
+                else:
+                    yield place
+            elif kind in _PLAIN:
+                yield kind, one
+            elif kind in _SEQUENCES:
+                yield (kind, *self._key(one, seen, tensors))
+            elif kind is dict or kind is immutable_dict:
+                yield (dict, *one, *self._key(one.values(), seen, tensors))
+            elif kind is slice:
+                yield (kind, *self._key((one.start, one.stop, one.step), seen, tensors))
+            elif one is Ellipsis:
+                yield kind
+            else:
+                raise UnknownError
+
+    def _state(self, module: nn.Module, seen: dict[int, int], tensors: list[torch.Tensor]) -> Iterator[Any]:
+        """What a module's forward may depend on: its attributes and tensors."""
+        own = vars(module)
+        for name, value in own.items():
+            if type(value) in _PLAIN:
+                yield name, type(value), value
+            elif type(value) is tuple or type(value) is list:
+                yield (name, *self._key(value, seen, tensors))
+            elif name in ("_parameters", "_buffers"):
+                yield (*value, *self._key(value.values(), seen, tensors))
+            elif type(value) not in (dict, OrderedDict, set) or value:  # a hook, a module, anything unknown
+                raise UnknownError
+
+
+def _is_of_torch(callee: Any) -> bool:
+    """Whether what is called is PyTorch's own."""
+    if isinstance(callee, nn.Module):
+        return type(callee).__module__.startswith("torch.nn.")
+    if isinstance(callee, str):
+        return True
+    return (getattr(callee, "__module__", None) or "torch").split(".")[0] in _OF_TORCH
+
+
+def computed(ran: Iterable[Ran]) -> list[tuple[str, tuple[float, ...]]]:
+    """The names of ops that gave tensors, each with the numbers among its arguments that are no sizes."""
+    return [(str(one.func), tuple(numbers([list(one.args), one.kwargs]))) for one in ran if one.outputs]
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Floats among the arguments of an op: factors and offsets that a smaller shape must not change."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from numbers(one)
+
+
+def _step(ran: Ran, slots: dict[int, Slot]) -> Step:
+    func, outputs = ran.func, ran.outputs
+    if not is_settled(func):
+        raise UnknownError
+    args, kwargs = _encoded(ran.args, slots), _encoded(ran.kwargs, slots)
+    found: list[Slot | Like] = []
+    for tensor in outputs:
+        if id(tensor) in slots and not is_view(func):
+            found.append(slots[id(tensor)])
+        elif id(tensor) not in slots and is_plain(tensor):
+            found.append(like(tensor))
+            slots[id(tensor)] = Slot(len(slots))
+        else:
+            raise UnknownError
+    return Step(func, args, kwargs, tuple(found))
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, (tuple, list, dict)):
+        return any(map(_holds_tensors, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, torch.Tensor)
+
+
+def _encoded(value: Any, slots: dict[int, Slot]) -> Any:
+    """A value with slots in place of tensors."""
+    kind = type(value)
+    if isinstance(value, torch.Tensor):
+        if id(value) not in slots:
+            raise UnknownError
+        return slots[id(value)]
+    if kind is tuple or kind is list:
+        return kind(_encoded(one, slots) for one in value)
+    if kind is dict:
+        return {key: _encoded(one, slots) for key, one in value.items()}
+    if isinstance(value, (tuple, list, dict)) and kind is not torch.Size:
+        raise UnknownError
+    return value
+
+
+def _filled(value: Any, tensors: Sequence[torch.Tensor]) -> Any:
+    """A value with tensors in place of slots."""
+    kind = type(value)
+    if kind is Slot:
+        return tensors[value.place]
+    if kind is tuple or kind is list:
+        return kind(_filled(one, tensors) for one in value)
+    if kind is dict:
+        return {key: _filled(one, tensors) for key, one in value.items()}
+    return value
