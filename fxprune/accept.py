@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 from torch.ao.nn.quantized import FloatFunctional
@@ -15,6 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from fxprune.evaluated import evaluated
 from fxprune_passes.errors import CaptureError, explain
+from fxprune_passes.tensors import tensors_of
 
 _BACKWARD = {"_backward_hooks": "backward hook", "_backward_pre_hooks": "backward pre-hook"}
 _HOOKS = {"_forward_hooks": "forward hook", "_forward_pre_hooks": "forward pre-hook", **_BACKWARD}
@@ -36,16 +39,14 @@ def accept(model: nn.Module, *, hooks: bool = False) -> None:
     if not isinstance(model, nn.Module):
         raise CaptureError(explain(f"model must be a torch.nn.Module, got {type(model).__name__}."))
     refuse_other_code(model)
-    for name, parameter in model.named_parameters():
-        _refuse_lazy(name, parameter)
-        _refuse_subclass(name, parameter)
-        if parameter._backward_hooks:
-            first = f"parameter {name!r} has a gradient hook, which a graph cannot hold."
-            raise CaptureError(explain(first, mend="remove the hook; add it to the compiled model"))
+    tensors = tensors_of(model)
+    for name, tensor in tensors.items():
+        if isinstance(tensor, nn.Parameter):
+            _refuse_parameter(name, tensor)
     for name, module in model.named_modules():
         _refuse_parametrized(name, module)
         _refuse_hooks(name, module, hooks)
-    _refuse_devices(model)
+    _refuse_devices(tensors)
 
 
 def _refuse_parametrized(name: str, module: nn.Module) -> None:
@@ -57,8 +58,9 @@ def _refuse_parametrized(name: str, module: nn.Module) -> None:
 
 
 def _refuse_hooks(name: str, module: nn.Module, may_stay: bool) -> None:
+    own = vars(module)
     for attribute, kind in _HOOKS.items():
-        for hook in getattr(module, attribute, {}).values():
+        for hook in own.get(attribute, {}).values():
             if may_stay and attribute not in _BACKWARD and not isinstance(hook, _WRITING):
                 continue
             shown = getattr(hook, "__qualname__", type(hook).__name__)
@@ -92,8 +94,14 @@ def _refuse_code(name: str, module: nn.Module) -> None:
         raise CaptureError(explain(first, mend="put its .module there instead, and wrap the compiled model"))
 
 
-def _refuse_subclass(name: str, parameter: nn.Parameter) -> None:
-    if parameter.is_quantized or is_traceable_wrapper_subclass(parameter):
+def _refuse_parameter(name: str, parameter: nn.Parameter) -> None:
+    if is_lazy(parameter):
+        first = f"parameter {name!r} is not initialised (a lazy module), expected a shape."
+        raise CaptureError(explain(first, mend="run the model once on example inputs before pruning it"))
+    if parameter._backward_hooks:
+        first = f"parameter {name!r} has a gradient hook, which a graph cannot hold."
+        raise CaptureError(explain(first, mend="remove the hook; add it to the compiled model"))
+    if parameter.is_quantized or (type(parameter) is not nn.Parameter and is_traceable_wrapper_subclass(parameter)):
         kind = "quantised tensor" if parameter.is_quantized else type(parameter.data).__name__
         first = f"parameter {name!r} is a {kind}, expected a plain tensor."
         raise CaptureError(explain(first, mend="prune the plain model; quantise or distribute the compiled one"))
@@ -109,16 +117,10 @@ def _advice(hook: str) -> str:
     return "remove the hook; add it to the compiled model"
 
 
-def _refuse_lazy(name: str, parameter: nn.Parameter) -> None:
-    if is_lazy(parameter):
-        first = f"parameter {name!r} is not initialised (a lazy module), expected a shape."
-        raise CaptureError(explain(first, mend="run the model once on example inputs before pruning it"))
-
-
-def _refuse_devices(model: nn.Module) -> None:
-    devices: dict[str, str] = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        devices.setdefault(str(tensor.device), name)
+def _refuse_devices(tensors: Mapping[str, torch.Tensor]) -> None:
+    devices: dict[torch.device, str] = {}
+    for name, tensor in tensors.items():
+        devices.setdefault(tensor.device, name)
     if len(devices) > 1:
         shown = ", ".join(f"{device} ({name})" for device, name in devices.items())
         first = f"model is on several devices: {shown}; expected one."

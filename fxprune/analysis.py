@@ -17,6 +17,8 @@ from fxprune_passes.errors import CaptureError, PlanError, explain
 from fxprune_passes.groups import ChannelGroups, Site
 from fxprune_passes.propagate import propagate
 from fxprune_passes.propagation import Propagation
+from fxprune_passes.quiet import no_collection
+from fxprune_passes.tensors import tensors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Analysis:
     emit: str = "graph"
 
 
+@no_collection()
 def analyse(
     model: Model, example_inputs: ExampleInputs | None, *, emit: str = "graph", freeze_outputs: bool = True
 ) -> Analysis:
@@ -62,9 +65,7 @@ def analyse(
     captured = capture(model, example_inputs, emit=emit)
     if captured.fake_mode is None:
         _refuse_unreached(captured, model)
-    tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tensors.update(model.named_buffers(remove_duplicate=False))
-    tensors.update(captured.constants)
+    tensors = {**tensors_of(model), **captured.constants}
     propagation = propagate(
         captured.graph_module,
         captured.inputs,

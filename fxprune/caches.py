@@ -48,9 +48,8 @@ def kept_in_containers(model: nn.Module) -> list[Place]:
         Place(path, name, keys)
         for path, module in model.named_modules()
         for name, value in vars(module).items()
-        if name not in ("_parameters", "_buffers", "_modules")
+        if isinstance(value, (dict, list, tuple)) and value and name not in ("_parameters", "_buffers", "_modules")
         for keys in _tensor_keys(value)
-        if keys
     ]
 
 

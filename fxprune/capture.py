@@ -25,6 +25,7 @@ from fxprune.symbolic import is_plain, symbolic_trace
 from fxprune_passes.errors import CaptureError, explain
 from fxprune_passes.fakes import shadow
 from fxprune_passes.recalled import RecallingMode
+from fxprune_passes.tensors import tensors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +221,7 @@ def _constants(
     graph_module: fx.GraphModule, model: nn.Module, places: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Real tensors that the graph reads and that are neither parameters nor buffers of the model."""
-    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    known |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    known = tensors_of(model)
     result: dict[str, torch.Tensor] = {}
     for node in graph_module.graph.nodes:
         target = str(node.target)

@@ -27,6 +27,7 @@ from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.groups import ChannelGroup, ChannelGroups, channels
 from fxprune_passes.kept import Kept
 from fxprune_passes.propagation import flat_axes
+from fxprune_passes.tensors import tensors_of
 
 
 def plan(
@@ -222,8 +223,7 @@ def _ignored(groups: ChannelGroups, model: nn.Module, patterns: Sequence[str], *
             explain(f"ignore={patterns!r} is a string, expected a sequence of names.", mend=f"ignore=({patterns!r},)")
         )
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    names += [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    names += [name for name, _ in model.named_buffers(remove_duplicate=False)] + [group.name for group in groups]
+    names += [*tensors_of(model), *(group.name for group in groups)]
     result: set[str] = set()
     for pattern in patterns:
         matched = set(fnmatch.filter(names, pattern)) | ({pattern} & set(names))

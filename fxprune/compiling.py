@@ -22,6 +22,7 @@ from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.fold import Folds
 from fxprune_passes.kept import Kept
 from fxprune_passes.lossless import Lossless
+from fxprune_passes.quiet import no_collection
 from fxprune_passes.rewrite import rewrite
 from fxprune_passes.verify import check_shapes
 
@@ -48,6 +49,7 @@ def compile(model: Model, plan: Plan, *, statistics: str = ..., emit: Literal["e
 def compile(model: Model, plan: Plan, *, statistics: str = ..., emit: str) -> Any: ...
 
 
+@no_collection()
 def compile(model: Model, plan: Plan, *, statistics: str = "kept", emit: str | None = None) -> Any:
     """Rewrite a model without the channels that a plan removes.
 

@@ -18,6 +18,7 @@ from fxprune.notes import homes
 from fxprune_passes.axes import Cat, Dim, Prod, Take, Term, resolve
 from fxprune_passes.effects import is_impure
 from fxprune_passes.kept import Kept
+from fxprune_passes.tensors import tensors_of
 
 METRICS = ("params", "macs", "bytes")
 _Monomial = tuple[int, ...]  # numbers of groups, with repetitions, ascending
@@ -81,11 +82,11 @@ def _tensors(analysis: Analysis, model: nn.Module) -> Iterable[_Cost]:
     nodes = _needed(analysis.capture.graph_module.graph)
     read = {str(node.target) for node in nodes if node.op in ("get_attr", "call_module")}
     seen: set[int] = set()
-    for tensors, counts in ((model.named_parameters, 1.0), (model.named_buffers, 0.0)):
-        for name, tensor in tensors(remove_duplicate=False):
-            if name in analysis.propagation.parameters and id(tensor) not in seen and not read.isdisjoint(homes(name)):
-                seen.add(id(tensor))
-                yield _Cost(analysis.propagation.parameters[name], (counts, 0.0, float(tensor.element_size())))
+    for name, tensor in tensors_of(model).items():
+        if name in analysis.propagation.parameters and id(tensor) not in seen and not read.isdisjoint(homes(name)):
+            seen.add(id(tensor))
+            counts = float(isinstance(tensor, nn.Parameter))
+            yield _Cost(analysis.propagation.parameters[name], (counts, 0.0, float(tensor.element_size())))
 
 
 def _operations(analysis: Analysis) -> Iterable[_Cost]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from fxprune.calls import Calls
 from fxprune.frames import current_line
-from fxprune.modes import ModalCall, in_mode, is_training, modal_call
+from fxprune.modes import ModalCall, in_mode, is_of_torch, is_training, may_be_switch, modal_call
 from fxprune.patches import attributes_kept
 from fxprune.sizes import plain
 from fxprune.spelling import OPENED
@@ -93,7 +93,7 @@ class Forwards:
         """
         running, writer = self._running[-1], self._calls.writer
         module, calls = running.module, running.calls
-        if not running.reads or _is_of_torch(module):
+        if not running.reads or is_of_torch(module):
             return
         others = self._in_other_mode(module, args, kwargs) if calls else None
         if others is not None and [one.function for one in others] == [one.function for one in calls]:
@@ -116,7 +116,7 @@ class Forwards:
 
     def is_switch(self, module: nn.Module, args: Any, kwargs: Any) -> bool:
         """Whether a module drops paths in training, say, and hands on its very input in evaluation."""
-        if _is_of_torch(module) or module._parameters or module._buffers or module._modules or not args:
+        if not may_be_switch(module) or not args:
             return False
         self._running.append(Running("", module))
         self._switching = module
@@ -142,8 +142,3 @@ class Forwards:
         if (modal := modal_call(func, args, kwargs)) is not None:
             self.note(modal)
         return func(*args, **kwargs)
-
-
-def _is_of_torch(module: nn.Module) -> bool:
-    """Whether a module's class is torch's own."""
-    return type(module).__module__.startswith("torch.nn.")

@@ -89,6 +89,16 @@ def _written(before: fx.Node, path: str, on: float, where: tuple[str, str]) -> f
     return result
 
 
+def may_be_switch(module: nn.Module) -> bool:
+    """Whether a module of the user's own holds nothing: it may hand on its very input in evaluation, and not else."""
+    return not (is_of_torch(module) or module._parameters or module._buffers or module._modules)
+
+
+def is_of_torch(module: nn.Module) -> bool:
+    """Whether a module's class is torch's own."""
+    return type(module).__module__.startswith("torch.nn.")
+
+
 @contextmanager
 def training_reads_seen(seen: Callable[[nn.Module], None]) -> Iterator[None]:
     """Call ``seen`` at every read of a module's ``training``."""

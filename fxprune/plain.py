@@ -76,7 +76,9 @@ def plain(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
 
 
 def _taken(model: nn.Module) -> list[_Taken]:
-    result, inside = [], set[int]()
+    result, inside = list[_Taken](), set[int]()
+    if not _is_changed(model):
+        return result
     for path, module in model.named_modules():
         if id(module) in inside:
             continue
@@ -87,6 +89,15 @@ def _taken(model: nn.Module) -> list[_Taken]:
         if values or products:
             result.append(_Taken(path, module, values, products))
     return result
+
+
+def _is_changed(module: nn.Module) -> bool:
+    """Whether a module or one inside may have masks, which are hooks, or parametrizations, which are modules."""
+    own = vars(module)
+    inside = own.get("_modules", {})
+    if "parametrizations" in inside or any(own.get(name) for name in _HOOKS):
+        return True
+    return any(_is_changed(one) for one in inside.values() if one is not None)
 
 
 def _notes(taken: Iterable[_Taken]) -> Iterable[str]:

@@ -25,6 +25,7 @@ from fxprune.wrappers import remembered, unwrap
 from fxprune.zeros import ZerosReport, removable
 from fxprune_passes.errors import ArtifactError, PlanError, explain
 from fxprune_passes.kept import Kept
+from fxprune_passes.tensors import tensors_of
 
 _FORMAT = 1
 
@@ -284,9 +285,9 @@ def make_plan(
 
 def fingerprint(model: nn.Module) -> tuple[Any, ...]:
     """What must not change between analysis and rewrite: structure, modes, shapes and dtypes."""
-    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    modes = tuple(module.training for module in model.modules())
-    return repr(model), modes, tuple((name, tuple(one.shape), one.dtype, str(one.device)) for name, one in tensors)
+    tensors = tensors_of(model).items()
+    modules = tuple((name, type(one), one.extra_repr(), one.training) for name, one in model.named_modules())
+    return modules, tuple((name, tuple(one.shape), one.dtype, str(one.device)) for name, one in tensors)
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:

@@ -7,10 +7,11 @@ from torch import fx
 from fxprune.coded import addresses, draw
 from fxprune.inputs import as_call, bind
 from fxprune.notes import listed
-from fxprune.trial import Trial, named_tensors
+from fxprune.trial import Trial
 from fxprune_passes.errors import CaptureError, VerifyError, explain
 from fxprune_passes.kept import Kept
 from fxprune_passes.propagation import Propagation, flat_axes
+from fxprune_passes.tensors import tensors_of
 from fxprune_passes.wide import NodeError
 
 _TOLERANCE = 1e-9
@@ -28,7 +29,7 @@ def prove_inferred(trial: Trial) -> None:
         return
     names, at = listed([propagation.inferred[node].op for node in used]), str(used[0].meta.get("source", ""))
     mend = f"leave out the channels of {used[0].name}, or register a rule for {names}: fxprune.rule"
-    if any(tensor.is_meta for tensor in named_tensors(trial.model).values()):
+    if any(tensor.is_meta for tensor in tensors_of(trial.model).values()):
         first = f"rules inferred by running {names} could not be verified on meta tensors."
         raise VerifyError(explain(first, at=at, mend='model.to_empty(device="cpu"), then load its weights'))
     if trial.analysis.capture.fake_mode is None:

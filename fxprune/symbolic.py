@@ -12,10 +12,11 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from fxprune.caches import kept_in_containers
 from fxprune.frames import call_model, current_line
-from fxprune.modes import training_reads_seen
+from fxprune.modes import in_mode, may_be_switch, training_reads_seen
 from fxprune.patches import attributes_kept, functions_seen
 from fxprune.record import default_leaf
 from fxprune_passes.effects import writes
+from fxprune_passes.tensors import tensors_of
 
 
 def is_plain(model: nn.Module, bound: Mapping[str, Any]) -> bool:
@@ -36,18 +37,18 @@ def _is_composite(module: nn.Module) -> bool:
 
 def symbolic_trace(model: nn.Module) -> fx.GraphModule | None:
     """The graph by symbolic tracing, or None where Python looks at values or a function stays opaque."""
-    tracer, switched = _Tracer(), list[nn.Module]()
+    tracer = _Tracer()
     try:
         with (
             torch.enable_grad(),
             functions_seen(_unseen),
             attributes_kept(model),
-            training_reads_seen(switched.append),
+            training_reads_seen(tracer.reads.append),
         ):
             graph = call_model(tracer.trace, model)
     except Exception:  # any Python may fail on proxies; the recording tracer runs it on tensors
         return None
-    if switched or _meets_constants(graph, model):
+    if tracer.reads or _meets_constants(graph, model):
         return None  # the recording tracer keeps what follows the mode, and finds out where a constant comes from
     result = _LazyGraphModule(model, graph)  # nobody may ever call it, nor read its code
     result.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or writes(node))
@@ -56,7 +57,7 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule | None:
 
 def _meets_constants(graph: fx.Graph, model: nn.Module) -> bool:
     """Whether symbolic tracing met tensors that are neither parameters nor buffers."""
-    known = {name for kind in (model.named_parameters, model.named_buffers) for name, _ in kind(remove_duplicate=False)}
+    known = tensors_of(model)
     return any(node.op == "get_attr" and str(node.target) not in known for node in graph.nodes)
 
 
@@ -68,14 +69,33 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.path: list[str] = [""]
+        self.reads: list[nn.Module] = []  # modules whose mode was read
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Keep the path of the module whose forward is being traced."""
+        """Keep the path of the module whose forward is being traced; a switch stays a module, and follows its mode."""
+        if self._is_switch(m, args, kwargs):
+            return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
         self.path.append(self.path_of_module(m))
         try:
             return super().call_module(m, forward, args, kwargs)
         finally:
             self.path.pop()
+
+    def _is_switch(self, module: nn.Module, args: Any, kwargs: Any) -> bool:
+        """Whether a module drops paths in training, say, and hands on its very input in evaluation."""
+        if not may_be_switch(module) or not args:
+            return False
+        stand_in = torch.empty(0)
+        args, kwargs = fx.node.map_aggregate((args, kwargs), lambda one: stand_in if isinstance(one, fx.Proxy) else one)
+        reads = len(self.reads)
+        try:
+            with attributes_kept(module), in_mode(module, False):
+                handed_on = module.forward(*args, **kwargs) is stand_in is args[0]
+        except Exception:  # any Python may fail on a tensor of another shape
+            return False
+        if found := handed_on and module in self.reads[reads:]:
+            del self.reads[reads:]
+        return found
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that refuses what a graph would lose in silence."""

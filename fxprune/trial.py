@@ -26,6 +26,7 @@ from fxprune_passes.lossless import Lossless
 from fxprune_passes.masked import Masked
 from fxprune_passes.masks import cut
 from fxprune_passes.steady import Steady, draws
+from fxprune_passes.tensors import tensors_of
 from fxprune_passes.wide import NodeError, Watch, Wide, precision, widen, widened
 
 _ZERO_UP_TO_ROUNDING = 1e-4
@@ -176,10 +177,10 @@ class Trial:
 
     def _compiled(self) -> nn.Module:
         compiled = widened(self.small)
-        for name, tensor in named_tensors(self.small).items():
+        for name, tensor in tensors_of(self.small).items():
             if name in self.given:
                 exact = self.given[name].view(tensor.shape).to(tensor.device)
-                wide = named_tensors(compiled)[name].data
+                wide = tensors_of(compiled)[name].data
                 wide.copy_(torch.where(exact.to(tensor.dtype) == tensor, exact, wide))  # what was not changed since
         compiled = compiled.to(_device(self.model))
         if not isinstance(self.small, fx.GraphModule):
@@ -255,19 +256,12 @@ def _first_line(error: BaseException | None) -> str:
 
 def _transfer(reference: nn.Module, compiled: nn.Module, plan: Plan) -> None:
     """Give the compiled side the plan's slices of the reference's weights."""
-    originals = named_tensors(reference)
-    for name, tensor in named_tensors(compiled).items():
+    originals = tensors_of(reference)
+    for name, tensor in tensors_of(compiled).items():
         if name in originals and name in plan.axes and (tensor.is_floating_point() or tensor.is_complex()):
             part = kept_slice(originals[name], plan, name)
             if part.shape == tensor.shape:
                 tensor.data.copy_(part)
-
-
-def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name; a tied one under each of its names."""
-    result: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
-    result.update(module.named_buffers(remove_duplicate=False))
-    return result
 
 
 def kept_slice(tensor: torch.Tensor, plan: Plan, name: str) -> torch.Tensor:
@@ -279,7 +273,7 @@ def kept_slice(tensor: torch.Tensor, plan: Plan, name: str) -> torch.Tensor:
 
 
 def _device(model: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in named_tensors(model).values()), torch.device("cpu"))
+    return next((tensor.device for tensor in tensors_of(model).values()), torch.device("cpu"))
 
 
 def _follow_modes(model: nn.Module, compiled: nn.Module) -> None:

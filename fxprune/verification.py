@@ -19,9 +19,10 @@ from fxprune.notes import listed
 from fxprune.plans import Plan, kept_of
 from fxprune.program import Model
 from fxprune.report import Case, Report, Wrong
-from fxprune.trial import Inputs, Trial, kept_slice, lossless_of, named_tensors
+from fxprune.trial import Inputs, Trial, kept_slice, lossless_of
 from fxprune.wrappers import unwrap
 from fxprune_passes.errors import VerifyError, explain
+from fxprune_passes.tensors import tensors_of
 from fxprune_passes.verify import check_shapes
 from fxprune_passes.wide import NodeError, precision, widened
 from fxprune_passes.zeroed import holds, run, zeroed
@@ -120,7 +121,7 @@ def _check_arguments(model: nn.Module, small: nn.Module) -> None:
     if not isinstance(small, nn.Module) or facts_of(small) is None:
         first = f"verify got a {type(small).__name__} that compile did not make."
         raise VerifyError(explain(first, mend="pass small = fxprune.compile(model, plan)"))
-    for name, tensor in [*named_tensors(model).items(), *named_tensors(small).items()]:
+    for name, tensor in [*tensors_of(model).items(), *tensors_of(small).items()]:
         if tensor.is_meta:
             first = f"{name!r} is a meta tensor, expected values to compare."
             raise VerifyError(explain(first, mend='model.to_empty(device="cpu"), then load its weights'))
@@ -189,8 +190,8 @@ def _code(small: nn.Module) -> _Found:
 def _weights(trial: Trial) -> _Found:
     """Every parameter and buffer of the compiled module is the kept slice of the original's."""
     name = "weights are kept slices"
-    originals = {**trial.analysis.capture.constants, **named_tensors(trial.model)}
-    for path, tensor in named_tensors(trial.small).items():
+    originals = {**trial.analysis.capture.constants, **tensors_of(trial.model)}
+    for path, tensor in tensors_of(trial.small).items():
         if path in trial.given:
             want = trial.given[path].view(tensor.shape).to(tensor.dtype)
         elif path in originals and path in trial.plan.axes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
 
 from fxprune_passes.errors import PlanError, explain
 
@@ -44,7 +45,12 @@ class Widths:
     def allowed(self, size: int) -> list[int]:
         """The numbers of channels that a group of this size may keep, ascending; the last one is all of them."""
         least = min(size, max(1, self.min_channels, math.ceil(size * (1 - self.max_drop) - 1e-9)))
-        counts = [count for count in range(least, size) if count % self._step(count) == 0]
+        bounds = [*(width for width, _ in _STEPS), size] if self.round_to == "auto" else [0, size]
+        counts: list[int] = []
+        for low, high in pairwise(sorted(bounds)):
+            step = self._step(low)
+            first = -(-max(low, least) // step) * step
+            counts += range(first, min(high, size), step)
         return [*counts, size]
 
     def _step(self, count: int) -> int:

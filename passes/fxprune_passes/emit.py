@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from torch import fx, nn
 from fxprune_passes.axes import Axes
 from fxprune_passes.kept import Kept
 from fxprune_passes.mode import Mode
+from fxprune_passes.tensors import tensors_of
 
 _HELD_AT_ONCE = 1 << 21  # elements of a weight that are copied in one step
 
@@ -64,12 +65,24 @@ class Emitter:
     given: dict[str, torch.Tensor] = field(default_factory=dict)
     _memo: dict[int, Any] = field(default_factory=dict)
     _modules: dict[str, tuple[str, dict[str, Any], nn.Module]] = field(default_factory=dict)
+    _named: dict[str, torch.Tensor] = field(init=False)
+    _paths: dict[str, nn.Module] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Look the model's tree up once: its tensors by name, in its order, and its modules by path."""
+        self._named = tensors_of(self.model)
+        self._paths = dict(self.model.named_modules(remove_duplicate=False))
 
     def find(self, name: str) -> torch.Tensor:
         """The original tensor of that name."""
-        if name in self.new_constants:
-            return self.new_constants[name]
-        return self.constants[name] if name in self.constants else _attribute(self.model, name)
+        for known in (self.new_constants, self.constants, self._named):
+            if name in known:
+                return known[name]
+        return _attribute(self.model, name)
+
+    def original(self, path: str) -> nn.Module:
+        """The original module of that path."""
+        return self._paths[path]
 
     def tensor(self, name: str) -> torch.Tensor:
         """The sliced parameter, buffer or constant of that name."""
@@ -100,7 +113,7 @@ class Emitter:
 
         A module that is called twice is cloned once, unless the two calls need different attributes.
         """
-        original = self.model.get_submodule(target)
+        original = self.original(target)
         changed = {key: value for key, value in attributes.items() if getattr(original, key) != value}
         name, number = target, 1
         while name in self._modules and self._modules[name][1] != changed:
@@ -116,11 +129,7 @@ class Emitter:
     def is_shared(self, name: str, graph: fx.Graph) -> bool:
         """Whether a parameter is read in more than one place of a graph."""
         tensor = self.find(name)
-        tensors = [
-            *self.model.named_parameters(remove_duplicate=False),
-            *self.model.named_buffers(remove_duplicate=False),
-        ]
-        names = {other for other, one in tensors if one is tensor}
+        names = {other for other, one in self._named.items() if one is tensor}
         targets = [str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")]
         return sum(other == target or other.startswith(f"{target}.") for other in names for target in targets) > 1
 
@@ -134,11 +143,11 @@ class Emitter:
         return name
 
     def _clone(self, target: str, original: nn.Module, attributes: dict[str, Any], *, fresh: bool) -> nn.Module:
-        for name, _ in [*original.named_parameters(), *original.named_buffers()]:
-            self.tensor(f"{target}.{name}")
         if _is_plain(original):
             clone = self._shell(target, original)
         else:
+            for name, _ in [*original.named_parameters(), *original.named_buffers()]:
+                self.tensor(f"{target}.{name}")
             memo = {key: value for key, value in self._memo.items() if key > 0 and not (fresh and key == id(original))}
             clone = copy.deepcopy(original, memo)
         if not fresh:
@@ -170,7 +179,7 @@ class Emitter:
         leaves = {str(node.target) for node in graph.nodes if node.op == "call_module"}
         reads |= self._other_names(reads, leaves)
         result = fx.GraphModule(nn.Module(), fx.Graph(), class_name)
-        for path in self._paths(reads, leaves):
+        for path in self._needed(reads, leaves):
             parent, _, name = path.rpartition(".")
             owner = result.get_submodule(parent)
             if path in leaves:
@@ -189,20 +198,17 @@ class Emitter:
         """Further names of tied tensors, outside the modules that are called, so that a state dict has them all."""
         used = {id(self.find(name)) for name in reads}
         for path in leaves:
-            original = self.model.get_submodule(self._modules[path][0])
+            original = self.original(self._modules[path][0])
             used.update(id(tensor) for tensor in (*original.parameters(), *original.buffers()))
-        kinds = (self.model.named_parameters(remove_duplicate=False), self.model.named_buffers(remove_duplicate=False))
-        named = {name: tensor for kind in kinds for name, tensor in kind if name not in reads}
-        inside = tuple(f"{path}." for path in leaves)
-        return {name for name, tensor in named.items() if id(tensor) in used and not name.startswith(inside)}
+        others = [name for name, tensor in self._named.items() if id(tensor) in used and name not in reads]
+        return {name for name in others if leaves.isdisjoint(_owners(name))}
 
-    def _paths(self, reads: set[str], leaves: set[str]) -> list[str]:
+    def _needed(self, reads: set[str], leaves: set[str]) -> list[str]:
         """Every module path that is needed, parents first, in the model's order."""
         needed = set(leaves)
         for name in [*reads, *leaves]:
-            parts = name.split(".")[:-1]
-            needed.update(".".join(parts[: i + 1]) for i in range(len(parts)))
-        order = {path: i for i, (path, _) in enumerate(self.model.named_modules(remove_duplicate=False))}
+            needed.update(_owners(name))
+        order = {path: i for i, path in enumerate(self._paths)}
         place = {
             path: order.get(path, order.get(self._modules[path][0], 0) if path in self._modules else 0)
             for path in needed
@@ -210,8 +216,7 @@ class Emitter:
         return sorted(needed, key=lambda path: (place[path], path.count("."), path))
 
     def _in_order(self, reads: set[str]) -> list[str]:
-        kinds = (self.model.named_parameters(remove_duplicate=False), self.model.named_buffers(remove_duplicate=False))
-        order = {name: i for i, name in enumerate(name for kind in kinds for name, _ in kind)}
+        order = {name: i for i, name in enumerate(self._named)}
         return sorted(reads, key=lambda name: (order.get(name, len(order)), name))
 
     def _place(self, result: fx.GraphModule, path: str) -> None:
@@ -230,6 +235,12 @@ class Emitter:
         except AttributeError:
             persistent = False
         owner.register_buffer(name, tensor, persistent=persistent or path in self.saved)
+
+
+def _owners(name: str) -> Iterator[str]:
+    """The paths of the modules that a name lies in."""
+    parts = name.split(".")
+    yield from (".".join(parts[:end]) for end in range(1, len(parts)))
 
 
 def _is_plain(module: nn.Module) -> bool:

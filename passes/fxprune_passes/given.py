@@ -88,7 +88,7 @@ def _into_bias(call: Call, written: fx.Node, emitter: Emitter, added: Tensor) ->
     """Add to the bias of the reader, or give it one; not where others read it too."""
     node = call.node
     if node.op == "call_module":
-        original = emitter.model.get_submodule(str(node.target))
+        original = emitter.original(str(node.target))
         calls = [one for one in node.graph.nodes if one.op == "call_module" and one.target == node.target]
         if "bias" not in original._parameters or len(calls) > 1:
             return False

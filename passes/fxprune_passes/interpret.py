@@ -20,6 +20,7 @@ from fxprune_passes.propagation import Propagation
 from fxprune_passes.refusals import VALUE_READS, described, does_not_run, needs_values
 from fxprune_passes.replay import Replays
 from fxprune_passes.rules import RULES, is_recurrent, state_alike
+from fxprune_passes.tensors import tensors_of
 from fxprune_passes.whole_calls import WholeCall, state_opaque, state_own, state_recurrent
 
 
@@ -38,15 +39,14 @@ class Interpreter(fx.Interpreter):
     def _learn_parameters(self) -> None:
         equations, known = self.result.equations, {}
         module = self.result.graph_module
-        for kind in (module.named_parameters, module.named_buffers):
-            for name, tensor in kind(remove_duplicate=False):
-                equations.where = Where(name, name)
-                if name not in self.real:
-                    continue
-                if id(tensor) not in known:
-                    axes = tuple(equations.dim(size) for size in tensor.shape)
-                    known[id(tensor)] = self.ledger.learn_weight(tensor, axes, self._integer(name))
-                self.result.parameters[name] = known[id(tensor)]
+        for name, tensor in tensors_of(module).items():
+            equations.where = Where(name, name)
+            if name not in self.real:
+                continue
+            if id(tensor) not in known:
+                axes = tuple(equations.dim(size) for size in tensor.shape)
+                known[id(tensor)] = self.ledger.learn_weight(tensor, axes, self._integer(name))
+            self.result.parameters[name] = known[id(tensor)]
 
     def _integer(self, name: str) -> torch.Tensor | None:
         value = self.real.get(name)

@@ -155,7 +155,7 @@ class RecallingMode(FakeTensorMode):
         Raises:
             UnknownError: There is more to it.
         """
-        if tensor.fake_mode is not self or not is_plain(tensor) or tensor.requires_grad or tensor.is_complex():
+        if tensor.fake_mode is not self or not is_plain(tensor) or tensor.requires_grad or tensor.dtype.is_complex:
             raise UnknownError
         if func is aten.index.Tensor and tensor.dtype in _MASKS:
             raise UnknownError
@@ -166,9 +166,12 @@ class UnknownError(Exception):
     """An op whose outputs may depend on more than shapes."""
 
 
+_layout = vars(torch._C.TensorBase)["layout"].__get__  # FakeTensor has a slower way to it
+
+
 def is_plain(value: Any) -> TypeGuard[FakeTensor]:
     """Whether a value is a tensor of which shape, strides, dtype and device say all."""
-    return type(value) is FakeTensor and value.constant is None and value.layout is torch.strided
+    return type(value) is FakeTensor and value.constant is None and _layout(value) is torch.strided
 
 
 def _likes(func: OpOverload, out: Any, arguments: Any) -> Like | list[Like] | None:

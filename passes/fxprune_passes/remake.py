@@ -24,6 +24,7 @@ from fxprune_passes.kept import Kept
 from fxprune_passes.mode import mode_of
 from fxprune_passes.propagation import Propagation, flat_axes
 from fxprune_passes.rewrite import Rewriter
+from fxprune_passes.tensors import tensors_of
 
 _ROUNDS = 8  # of attributes that follow from attributes
 
@@ -248,8 +249,7 @@ def remake(model: nn.Module, propagation: Propagation, kept: Kept, attributes: M
         attributes: New values by dotted name.
     """
     emitter = Emitter(model, {}, propagation.parameters, kept)
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    names += [name for name, _ in model.named_buffers(remove_duplicate=False)]
+    names = list(tensors_of(model))
     names += [name for name in propagation.parameters if name not in names and _holds(model, name)]
     memo: dict[int, Any] = {id(emitter.find(name)): emitter.tensor(name) for name in names}
     result = copy.deepcopy(model, memo)

@@ -22,6 +22,8 @@ from fxprune_passes.recalled import Like, RecallingMode, UnknownError, is_plain,
 
 _PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
 _SEQUENCES = frozenset({tuple, list, torch.Size, immutable_list})
+_FORWARD_READS = {"training", "_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks"}
+_UNREAD = frozenset(vars(nn.Module())) - _FORWARD_READS - {"_backward_hooks", "_backward_pre_hooks"}
 _OF_TORCH = ("torch", "_operator", "operator")
 
 
@@ -173,8 +175,9 @@ class Replays:
 
     def _state(self, module: nn.Module, seen: dict[int, int], tensors: list[torch.Tensor]) -> Iterator[Any]:
         """What a module's forward may depend on: its attributes and tensors."""
-        own = vars(module)
-        for name, value in own.items():
+        for name, value in vars(module).items():
+            if name in _UNREAD:
+                continue
             if type(value) in _PLAIN:
                 yield name, type(value), value
             elif type(value) is tuple or type(value) is list:

@@ -18,6 +18,7 @@ from fxprune_passes.mend import FULL, MENDS, MODULES, Call, Scalars, Source, mov
 from fxprune_passes.mode import mode_of
 from fxprune_passes.propagation import Propagation, flat_axes
 from fxprune_passes.scalars import changes, is_scalar, write_scalar
+from fxprune_passes.tensors import tensors_of
 from fxprune_passes.vanish import EMPTY, Vanish, is_empty, refusal
 
 
@@ -88,10 +89,9 @@ class Rewriter:
         model = self.emitter.model
         if not isinstance(model, fx.GraphModule):
             return set()
-        kinds = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
         read = tuple(str(node.target) for node in self.propagation.graph_module.graph.nodes)
         modules = tuple(f"{one}." for one in read)
-        return {name for kind in kinds for name, _ in kind if name not in read and not name.startswith(modules)}
+        return {name for name in tensors_of(model) if name not in read and not name.startswith(modules)}
 
     def _note_promises(self) -> None:
         """Say of every node whether it is exact, or takes statistics over the channels that are left."""
@@ -148,7 +148,7 @@ class Rewriter:
         self.scalars.values[node] = self.source.values[node]
 
     def _vanishing(self, node: fx.Node, call: Call) -> Any:
-        module = self.emitter.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module = self.emitter.original(str(node.target)) if node.op == "call_module" else None
         operations = self.propagation.operations.get(node, [])
         return self.vanish.write(call, module, operations, lambda: self._tensor(node, call))
 
@@ -174,7 +174,7 @@ class Rewriter:
 
     def _module(self, node: fx.Node, call: Call) -> Any:
         target = str(node.target)
-        module = self.emitter.model.get_submodule(target)
+        module = self.emitter.original(target)
         if any(is_empty(part, call) for part in flat_axes(self.source.axes[node])):
             raise refusal(call)  # some of its results, not all: an LSTM loses its projection or its cells
         if self._is_full(node) and type(module) in FULL:
@@ -198,5 +198,5 @@ class Rewriter:
 
     def _dropped(self, result: fx.GraphModule) -> list[str]:
         """Parameters that no node of the new graph reads."""
-        left = {name for name, _ in result.named_parameters(remove_duplicate=False)}
+        left = tensors_of(result)
         return [name for name, _ in self.emitter.model.named_parameters() if name not in left]

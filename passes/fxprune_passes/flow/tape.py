@@ -16,6 +16,7 @@ from fxprune_passes.flow.pointwise import each
 from fxprune_passes.flow.surrogates import Linear, Ref, Run, flow_of, own, sum_of, takes_sizes
 from fxprune_passes.flow.values import Value, everywhere, is_constant, nowhere, ones, zeros
 from fxprune_passes.rules import RULES, find
+from fxprune_passes.tensors import tensors_of
 from fxprune_passes.wide import Wide
 
 
@@ -121,8 +122,7 @@ def noted(
         NodeError: A node does not run.
     """
     tensors = {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
+        **tensors_of(module),
     }
     changing: set[str] = set()  # what the run writes into is another number in every call
     while True:
