@@ -182,6 +182,20 @@ _REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         {"criterion": "taylor", "loss": F.cross_entropy},
         "criterion taylor needs data, got batches=None.",
     ),
+    "data for weights": (
+        {"criterion": "l2", **_DATA},
+        "criterion l2 reads no batches, expected batches=None.\n  mend    leave out batches and loss, or",
+    ),
+    "data for scales": ({"criterion": "bn_scale", "batches": BATCHES}, "criterion bn_scale reads no batches, expected"),
+    "loss for activations": (
+        {"criterion": "wanda", **_DATA},
+        "criterion wanda reads no loss, expected loss=None.\n  mend    leave out loss, or a criterion that reads",
+    ),
+    "loss alone": ({"criterion": "random", "loss": F.cross_entropy}, "criterion random reads no loss, expected"),
+    "loss for ones own": (
+        {"criterion": lambda group: torch.ones(6), "loss": F.cross_entropy},
+        "criterion <lambda> reads no loss, expected loss=None.",
+    ),
     "no loss": ({"criterion": "hessian", "batches": BATCHES}, "criterion hessian needs a loss, got loss=None."),
     "empty": ({"criterion": "taylor", **_DATA, "batches": []}, "batches is empty, expected at least one batch."),
     "number of batches": ({"criterion": "wanda", "batches": 3}, "batches is a int, expected an iterable of inputs or"),
