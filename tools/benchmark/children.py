@@ -18,6 +18,7 @@ def in_a_process(work: str, *arguments: object) -> Any:
         work: One of ``bench.CHILDREN``.
         arguments: Its arguments, as text.
     """
+    print(work, *arguments, file=sys.stderr, flush=True)  # a run takes long: say where it is
     command = [sys.executable, str(SCRIPT), "--child", work, *map(str, arguments)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
