@@ -30,7 +30,7 @@ class Choice:
     Attributes:
         group: The group.
         order: Its channels, best first.
-        scores: Theirs, in that order.
+        scores: Theirs, in that order, such that they compare with those of other groups.
         allowed: The numbers of channels that it may keep.
         fixed: The fraction that an override asks for; None where the target decides.
     """
@@ -115,25 +115,19 @@ def _structure(group: ChannelGroup) -> tuple[object, ...]:
 
 
 def _shares(members: Sequence[Choice], level: float) -> list[float]:
-    """How many channels each group of a class keeps where a share of them all stays, those that score highest.
-
-    Scores are taken relative to the mean of their group, so that groups of large weights do not win throughout.
-    """
+    """How many channels each group of a class keeps where a share of them all stays, those that score highest."""
     if len(members) == 1:
         return [level * members[0].group.size]
-    relative = [one.scores / one.scores.abs().mean().clamp(min=1e-30) for one in members]
-    ranked = torch.cat(relative).sort(descending=True, stable=True).values
+    ranked = torch.cat([one.scores for one in members]).sort(descending=True, stable=True).values
     stay = round(level * len(ranked))
     if stay == 0:
         return [0.0 for _ in members]
-    return [float((scores >= ranked[stay - 1]).sum()) for scores in relative]
+    return [float((one.scores >= ranked[stay - 1]).sum()) for one in members]
 
 
 def _next_score(choice: Choice, count: int) -> float:
     """How much the best channel that goes matters."""
-    if count >= len(choice.scores):
-        return 0.0
-    return float(choice.scores[count] / choice.scores.abs().mean().clamp(min=1e-30))
+    return float(choice.scores[count]) if count < len(choice.scores) else 0.0
 
 
 def met(

@@ -69,8 +69,9 @@ def plan(
         batches: Data for the criteria that need it: any iterable of inputs or ``(inputs, targets)``, read once.
         loss: ``loss(output, targets)``, a scalar, for the criteria that need gradients.
         scope: ``"local"``: the same fraction of every group. ``"global"``: one ranking over all groups, by scores
-            relative to the mean of their group. ``"isomorphic"``: the same fraction of every class of groups of like
-            structure, ranked within the class (Fang et al., Isomorphic Pruning for Vision Models, ECCV 2024).
+            relative to the mean of their group, or as they are if the criterion is ``comparable``. ``"isomorphic"``:
+            the same fraction of every class of groups of like structure, ranked within the class (Fang et al.,
+            Isomorphic Pruning for Vision Models, ECCV 2024).
         overrides: Fractions that stay for some groups, by names or globs as in ``ignore``: ``{"layer4.*": 0.8}``.
         ignore: Modules, parameters or globs of them whose output width stays.
         round_to: Kept channels are a multiple of this, where the group is wide enough. ``"auto"``: multiples of 16
@@ -85,8 +86,8 @@ def plan(
         The plan, which costs at most what the target says; a note says what it costs.
 
     Raises:
-        PlanError: An option is out of range, options conflict, a name is unknown, a criterion misbehaves, or the
-            target lies below what can be reached.
+        PlanError: An option is out of range, options conflict, a name is unknown, a criterion misbehaves or reads no
+            batches or loss that are given, or the target lies below what can be reached.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
@@ -134,7 +135,13 @@ def _choice(group: ChannelGroup, score: Scorer, widths: Widths, fixed: float | N
     if (scores := score(group)) is None:
         return None
     ordered = torch.sort(scores, descending=True, stable=True)
-    return Choice(group, tuple(ordered.indices.tolist()), ordered.values, widths.allowed(group.size), fixed)
+    compared = ordered.values if score.comparable else _relative(ordered.values)
+    return Choice(group, tuple(ordered.indices.tolist()), compared, widths.allowed(group.size), fixed)
+
+
+def _relative(scores: torch.Tensor) -> torch.Tensor:
+    """Scores relative to the mean of their group, so that groups of large weights do not win throughout."""
+    return scores / scores.abs().mean().clamp(min=1e-30)
 
 
 def _overridden(

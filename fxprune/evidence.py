@@ -57,6 +57,13 @@ class Evidence:
         self.loss = loss
         self.seed = seed
         self.criterion = criterion
+        self._read: set[str] = set()
+
+    @property
+    def unread(self) -> list[str]:
+        """Which of ``batches`` and ``loss`` were given, and never asked for."""
+        given = {"batches": self.batches, "loss": self.loss}
+        return [name for name, one in given.items() if one is not None and name not in self._read]
 
     @cached_property
     def batch_norm_scales(self) -> frozenset[str]:
@@ -71,6 +78,7 @@ class Evidence:
         """
         if self.loss is None:
             raise PlanError(explain(f"{self.criterion} needs a loss, got loss=None.", mend=_PASS))
+        self._read.add("loss")
         return self._mean(self._gathered.gradients, site)
 
     def squared_gradient(self, site: Site) -> torch.Tensor:
@@ -128,6 +136,7 @@ class Evidence:
     def _gathered(self) -> Gathered:
         if self.batches is None:
             raise PlanError(explain(f"{self.criterion} needs data, got batches=None.", mend=_PASS))
+        self._read.add("batches")
         device = next((one.device for one in self.model.parameters()), torch.device("cpu"))
         batches = Batches(self.batches, self.example_inputs, device)
         return gather(self.analysis, self.model, batches, self.loss, self._taps.every(), self.seed)

@@ -54,7 +54,7 @@ def schedule(
         params: Parameters that stay.
         macs: Multiply-accumulate operations that stay.
         bytes: Bytes of parameters and buffers that stay.
-        options: Of :func:`fxprune.plan`: criterion, scope, ignore and so on.
+        options: Of :func:`fxprune.plan`: criterion, scope, ignore and so on; ``batches`` is read in every step.
 
     Yields:
         For every step the plan, which is one of the model before, and the compiled model.
@@ -75,6 +75,9 @@ def schedule(
         raise PlanError(explain(f"steps={steps!r}, expected a positive integer."))
     if pace not in PACES:
         raise PlanError(explain(f"pace={pace!r}, expected one of {', '.join(map(repr, PACES))}."))
+    if steps > 1 and isinstance(options.get("batches"), Iterator):
+        first = f"batches is a {type(options['batches']).__name__}, expected an iterable that every step reads anew."
+        raise PlanError(explain(first, why=f"it can be read once, and {steps} steps read it", mend="list(batches)"))
     target = target_of({"channels": channels, "params": params, "macs": macs, "bytes": bytes})
     return _steps(model, example_inputs, steps, PACES[pace], target, options)
 

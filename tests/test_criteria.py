@@ -135,6 +135,16 @@ def test_fpgm_is_the_sum_of_distances_to_all_other_filters(model: nn.Module) -> 
     same(scored(model, IMAGES, "fpgm")["stem"], [sum((a - b).norm() for b in filters) for a in filters])
 
 
+@pytest.mark.parametrize("over", ["producers", "readers", "group"])
+def test_fpgm_is_the_same_in_blocks(over: str, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    filters = [torch.cat(_layers(model, over, k)) for k in range(6)]
+    want = [sum((a - b).norm() for b in filters) for a in filters]
+    monkeypatch.setattr("fxprune.criteria.median._CHANNELS", 4)
+    monkeypatch.setattr("fxprune.criteria.median._COLUMNS", 5)
+    same(scored(model, IMAGES, FPGM(over))["stem"], want)
+    same(scored(model.double(), IMAGES.double(), FPGM(over))["stem"], want)
+
+
 def test_filters_that_are_all_alike_are_at_the_geometric_median(model: nn.Module) -> None:
     for layer in (model.stem, model.inner):
         layer.weight.data[:] = layer.weight.data[:1].clone()
@@ -171,6 +181,20 @@ _REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "no data either": (
         {"criterion": "taylor", "loss": F.cross_entropy},
         "criterion taylor needs data, got batches=None.",
+    ),
+    "data for weights": (
+        {"criterion": "l2", **_DATA},
+        "criterion l2 reads no batches, expected batches=None.\n  mend    leave out batches and loss, or",
+    ),
+    "data for scales": ({"criterion": "bn_scale", "batches": BATCHES}, "criterion bn_scale reads no batches, expected"),
+    "loss for activations": (
+        {"criterion": "wanda", **_DATA},
+        "criterion wanda reads no loss, expected loss=None.\n  mend    leave out loss, or a criterion that reads",
+    ),
+    "loss alone": ({"criterion": "random", "loss": F.cross_entropy}, "criterion random reads no loss, expected"),
+    "loss for ones own": (
+        {"criterion": lambda group: torch.ones(6), "loss": F.cross_entropy},
+        "criterion <lambda> reads no loss, expected loss=None.",
     ),
     "no loss": ({"criterion": "hessian", "batches": BATCHES}, "criterion hessian needs a loss, got loss=None."),
     "empty": ({"criterion": "taylor", **_DATA, "batches": []}, "batches is empty, expected at least one batch."),

@@ -23,6 +23,10 @@ from fxprune.criteria import (
     channel_sums,
     sites_over,
 )
+from fxprune.criteria.scoring import OF_GRADIENTS
+
+LOSSES = dict.fromkeys(OF_GRADIENTS, F.cross_entropy)
+"""By criterion: those that read a loss."""
 
 
 @pytest.fixture
@@ -270,7 +274,7 @@ def test_the_model_and_the_random_numbers_are_as_before(criterion: str, train: b
     modes = [module.training for module in model.modules()]
     with torch.no_grad():
         plans = [
-            fxprune.plan(model, IMAGES, channels=0.5, criterion=criterion, batches=BATCHES, loss=F.cross_entropy)
+            fxprune.plan(model, IMAGES, channels=0.5, criterion=criterion, batches=BATCHES, loss=LOSSES.get(criterion))
             for _ in range(2)
         ]
     torch.testing.assert_close(state(model), before, rtol=0, atol=0)
@@ -299,7 +303,7 @@ def _plan_of_a_rank(rank: int, folder: str, criterion: str) -> None:
     model = randomized(Residual())
     own = BATCHES[:2] if rank == 0 else BATCHES[2:]
     try:
-        plan = fxprune.plan(model, IMAGES, channels=0.5, criterion=criterion, batches=own, loss=F.cross_entropy)
+        plan = fxprune.plan(model, IMAGES, channels=0.5, criterion=criterion, batches=own, loss=LOSSES.get(criterion))
         torch.save(plan.keep, f"{folder}/{criterion}-{rank}")
         bad = BATCHES if rank == 0 else [(BATCHES[0][0], torch.tensor([7, 7]))]
         try:
@@ -314,7 +318,7 @@ def _plan_of_a_rank(rank: int, folder: str, criterion: str) -> None:
 def test_all_processes_get_the_plan_of_all_batches(criterion: str, tmp_path: Path) -> None:
     mp.spawn(_plan_of_a_rank, (str(tmp_path), criterion), nprocs=2)
     alone = fxprune.plan(
-        randomized(Residual()), IMAGES, channels=0.5, criterion=criterion, batches=BATCHES, loss=F.cross_entropy
+        randomized(Residual()), IMAGES, channels=0.5, criterion=criterion, batches=BATCHES, loss=LOSSES.get(criterion)
     )
     for rank in range(2):
         assert torch.load(tmp_path / f"{criterion}-{rank}") == alone.keep

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -57,6 +59,19 @@ def test_the_next_step_prunes_what_training_made() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+def test_every_step_reads_the_batches() -> None:
+    read = []
+
+    class Loader:
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            read.append(1)
+            yield torch.ones(2, 8)
+
+    options = {"channels": 0.5, "criterion": "wanda"}
+    assert len(list(fxprune.schedule(built(), X, steps=3, batches=Loader(), **options))) == len(read) == 3
+    assert len(list(fxprune.schedule(built(), X, steps=1, batches=iter([torch.ones(2, 8)]), **options))) == 1
+
+
 def test_options_go_to_the_plan() -> None:
     *_, (plan, _) = fxprune.schedule(built(), X, channels=0.5, steps=2, ignore=("2",), criterion="l1")
     assert list(plan.keep) == ["0"]
@@ -68,6 +83,7 @@ def test_options_go_to_the_plan() -> None:
         ({"macs": 0.5, "steps": 0}, "steps=0, expected a positive integer"),
         ({"macs": 0.5, "pace": "fast"}, "pace='fast', expected one of 'linear', 'cubic', 'geometric'"),
         ({}, "expected exactly one of"),
+        ({"macs": 0.5, "batches": iter([X])}, "batches is a list_iterator, expected an iterable that every step reads"),
     ],
     ids=str,
 )

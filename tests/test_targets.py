@@ -16,8 +16,10 @@ from fxprune.analysis import analyse
 from fxprune.budget import SCOPES
 from fxprune.choose import cover
 from fxprune.costs import METRICS, Costs
+from fxprune.criteria import NAMES, Magnitude
 from fxprune.plans import kept_of, make_plan
 from fxprune.widths import Widths, nearest
+from fxprune_passes.groups import ChannelGroup
 
 IMAGE = torch.zeros(1, 3, 64, 64)
 
@@ -102,10 +104,13 @@ def test_ten_thousand_choices_a_second() -> None:
     start = time.process_time()
     evaluated = costs.of_counts(counts)
     assert evaluated.shape == (10_000, 3) and time.process_time() - start < 1
-    start = time.process_time()
-    for one in counts[:1000]:
-        costs.of_counts(one)
-    assert time.process_time() - start < 0.1
+    trials = []
+    for _ in range(7):  # the quickest: what a busy machine does not slow down
+        start = time.process_time()
+        for one in counts[:1000]:
+            costs.of_counts(one)
+        trials.append(time.process_time() - start)
+    assert min(trials) < 0.1
     torch.testing.assert_close(costs.of_counts(counts[7]), evaluated[7])
 
 
@@ -130,6 +135,49 @@ def test_local_keeps_the_same_share_and_global_ranks_all() -> None:
     everywhere = fxprune.plan(model, torch.zeros(1, 8), channels=0.5, scope="global")
     assert [len(kept) for kept in local.keep.values()] == [20, 20]
     assert len(everywhere.keep["0.0"]) == 10 and sum(map(len, everywhere.keep.values())) == 40
+
+
+def _equal() -> nn.Module:
+    """Two groups, of 4 and of 16 channels that are all alike within each: by LAMP they score 1, 1/2, 1/3 and so on."""
+    model = chain(8, 4, 16, 4)
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)
+    return model
+
+
+def _kept_of_the_best_half(*groups: list[float]) -> list[int]:
+    bound = sorted((score for scores in groups for score in scores), reverse=True)[sum(map(len, groups)) // 2 - 1]
+    return [sum(score >= bound for score in scores) for scores in groups]
+
+
+LAMP_OF_EQUALS = [[1 / n for n in range(1, size + 1)] for size in (4, 16)]
+
+
+def test_scores_that_compare_are_ranked_as_they_are() -> None:
+    plan = fxprune.plan(_equal(), torch.zeros(1, 8), channels=0.5, scope="global", criterion="lamp")
+    assert [len(plan.keep.get(name, range(4))) for name in ("0.0", "1.0")] == _kept_of_the_best_half(*LAMP_OF_EQUALS)
+
+
+@pytest.mark.parametrize("comparable", [None, False, True])
+def test_scores_of_ones_own_are_relative_to_their_group_but_where_they_compare(comparable: bool | None) -> None:
+    def criterion(group: ChannelGroup) -> list[float]:
+        return LAMP_OF_EQUALS[group.size == 16]
+
+    if comparable is not None:
+        criterion.comparable = comparable  # type: ignore[attr-defined]
+    means = [1.0 if comparable else sum(scores) / len(scores) for scores in LAMP_OF_EQUALS]
+    groups = [[score / mean for score in scores] for mean, scores in zip(means, LAMP_OF_EQUALS, strict=True)]
+    plan = fxprune.plan(_equal(), torch.zeros(1, 8), channels=0.5, scope="global", criterion=criterion)
+    assert [len(plan.keep.get(name, range(4))) for name in ("0.0", "1.0")] == _kept_of_the_best_half(*groups)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "comparable"),
+    [("l2", False), ("lamp", True), ("group_norm", True), ("random", True), ("fpgm", False), ("taylor", False)],
+)
+def test_which_scores_compare(criterion: str, comparable: bool) -> None:
+    assert getattr(NAMES[criterion], "comparable", False) == comparable
+    assert Magnitude(normalize="max").comparable and not Magnitude().comparable
 
 
 def test_isomorphic_ranks_within_classes_of_like_structure() -> None:

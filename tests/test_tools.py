@@ -384,27 +384,3 @@ def test_list_rules_wraps_its_table_for_a_terminal(run: Run) -> None:
     printed = run("list_rules.py")
     assert "aten.convolution" in printed
     assert max(map(len, printed.splitlines())) < 160
-
-
-def test_the_benchmark_holds_figures_against_their_bounds() -> None:
-    bench = runpy.run_path(str(TOOLS / "bench.py"))
-    figure = bench["Figure"]
-    assert figure("time", 0.25, "s").row == ("time", "0.250 s", "", "")
-    assert figure("time", 0.25, "s", 0.25).row == ("time", "0.250 s", "0.250", "yes")
-    assert figure("time", 0.26, "s", 0.25).row[-1] == "NO"
-
-
-def test_the_benchmark_takes_turns_and_leaves_out_the_first() -> None:
-    turns: list[str] = []
-    bench = runpy.run_path(str(TOOLS / "bench.py"))
-    seconds = bench["medians"]({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 2)
-    assert turns == ["a", "b"] * 3
-    assert list(seconds) == ["a", "b"]
-    assert all(0 <= one < 1 for one in seconds.values())
-
-
-def test_the_benchmark_prunes_its_chain_to_half_width() -> None:
-    bench = runpy.run_path(str(TOOLS / "bench.py"))
-    small = bench["prune"](bench["convolutions"](3), torch.zeros(1, 16, 8, 8))
-    shapes = [tuple(parameter.shape) for parameter in small.parameters() if parameter.ndim > 1]
-    assert shapes == [(8, 16, 3, 3), (8, 8, 3, 3), (16, 8, 3, 3)]

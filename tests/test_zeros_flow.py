@@ -186,3 +186,23 @@ def test_the_channel_that_a_constant_output_keeps_is_one_that_it_reads() -> None
     model.first.weight.data.zero_()
     plan, _ = compiled(model, images(4, 5), images(7, 5))
     assert plan.keep == {"first": (1,)}
+
+
+class Pooled(nn.Module):
+    """Averages with a divisor of its own over windows that images of odd sizes cut off."""
+
+    def __init__(self, ceil_mode: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.ceil_mode = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 3, 1), ceil_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(self.first(x), 2, ceil_mode=self.ceil_mode, divisor_override=3)
+        return self.second(x)
+
+
+@pytest.mark.parametrize(("ceil_mode", "kept"), [(False, 5), (True, 6)])
+def test_windows_that_are_cut_off_average_to_less_under_a_fixed_divisor(ceil_mode: bool, kept: int) -> None:
+    model = built(Pooled(ceil_mode))
+    model.first.weight.data[2] = 0
+    plan, _ = compiled(model, images(2, 3, 8, 8), images(2, 3, 9, 9))
+    assert len(plan.keep.get("first", range(6))) == kept

@@ -14,6 +14,9 @@ parameter axes that hold the channels, ``group.per_channel`` sums along one of t
 One that has a parameter called ``evidence`` gets an :class:`Evidence` too: gradients by site, activations by group,
 gathered from ``batches=`` and ``loss=`` at its first question. A criterion that has no score for a group returns None:
 that group stays whole.
+
+One with an attribute ``comparable`` that is true gives scores that compare between groups as they are. Others (all that
+do not say) are taken relative to the mean of their group wherever groups are ranked together.
 """
 
 from __future__ import annotations

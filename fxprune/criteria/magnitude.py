@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -54,6 +55,11 @@ class Magnitude:
         check_choice("reduce", self.reduce, REDUCTIONS)
         check_choice("normalize", self.normalize, NORMALIZATIONS)
 
+    @property
+    def comparable(self) -> bool:
+        """Whether scores of different groups compare as they are: those that are normalized."""
+        return self.normalize is not None
+
     def __call__(self, group: ChannelGroup) -> torch.Tensor:
         """``(group.size,)``."""
         sites = sites_over(group, self.over)
@@ -101,6 +107,7 @@ class GroupNorm:
 
     top: int | None = None
     bias: bool = False
+    comparable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -130,6 +137,7 @@ class LAMP:
     """
 
     over: str = "producers"
+    comparable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the options."""

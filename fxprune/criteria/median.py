@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from fxprune.criteria.weights import OVER, check_choice, rows, sites_over
 from fxprune_passes.groups import ChannelGroup
 
 _ROUNDING = 1e-12  # of a squared distance relative to the squares that it is the difference of
+_CHANNELS = 512  # whose distances to the others are in memory at once
+_COLUMNS = 2048  # of all channels that are in memory in float64 at once
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,30 @@ class FPGM:
 
     def __call__(self, group: ChannelGroup) -> torch.Tensor:
         """``(group.size,)``."""
-        products = torch.zeros(group.size, group.size, dtype=torch.float64)
-        for site in sites_over(group, self.over):
-            one = rows(group, site)
-            products += one @ one.T
-        squares = products.diagonal()
-        both = squares[:, None] + squares
-        distance = both - 2 * products
-        return distance.masked_fill(distance <= _ROUNDING * both, 0).sqrt().sum(1)
+        filters = [rows(group, site) for site in sites_over(group, self.over)]
+        squares = sum((_squares(one) for one in filters), torch.zeros(group.size, dtype=torch.float64))
+        total = torch.zeros_like(squares)
+        for start in range(0, group.size, _CHANNELS):
+            stop = min(start + _CHANNELS, group.size)
+            both = squares[start:stop, None] + squares[start:]
+            distance = both - 2 * _products(filters, start, stop)
+            distance = distance.masked_fill_(distance <= _ROUNDING * both, 0).sqrt_()
+            total[start:stop] += distance.sum(1)
+            total[stop:] += distance[:, stop - start :].sum(0)  # each pair is looked at once
+        return total
+
+
+def _products(filters: Sequence[torch.Tensor], start: int, stop: int) -> torch.Tensor:
+    """Inner products of the channels from ``start`` to ``stop`` with those from ``start`` on, in float64."""
+    result = torch.zeros(stop - start, len(filters[0]) - start, dtype=torch.float64)
+    for one in filters:
+        for columns in one[start:].split(_COLUMNS, 1):
+            block = columns.double()
+            result.addmm_(block[: stop - start], block.T)
+    return result
+
+
+def _squares(filters: torch.Tensor) -> torch.Tensor:
+    """Squared norms of rows, ``(n,)``, float64."""
+    parts = [columns.double().square().sum(1) for columns in filters.split(_COLUMNS, 1)]
+    return torch.stack(parts).sum(0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -26,6 +26,7 @@ class Random:
     """Drawn uniformly from [0, 1); a group's scores follow from the seed and its name."""
 
     seed: int = 0
+    comparable: ClassVar[bool] = True
 
     def __call__(self, group: ChannelGroup) -> torch.Tensor:
         """``(group.size,)``."""
@@ -48,7 +49,8 @@ NAMES: dict[str, Criterion] = {
     "wanda": Wanda(),
 }
 
-OF_DATA = ("taylor", "hessian", "activation_mean", "activation_variance", "wanda")
+OF_GRADIENTS = ("taylor", "hessian")
+OF_DATA = (*OF_GRADIENTS, "activation_mean", "activation_variance", "wanda")
 OF_WEIGHTS = tuple(name for name in NAMES if name not in OF_DATA)
 
 
@@ -104,16 +106,24 @@ class Scorer:
             self._scores[group.name] = None if scores is None else _rounded(self._checked(group, scores))
         return self._scores[group.name]
 
+    @property
+    def comparable(self) -> bool:
+        """Whether scores of different groups compare as they are; those of a user's own do if it says so."""
+        return bool(getattr(self.criterion, "comparable", False))
+
     def score(self, groups: Iterable[ChannelGroup]) -> None:
         """Score groups ahead.
 
         Raises:
-            PlanError: A group's scores are refused, or no group has any.
+            PlanError: A group's scores are refused, no group has any, or the criterion read no data that was given.
         """
         scores = [self(group) for group in groups]
         if scores and all(one is None for one in scores):
             first = f"criterion {self.name} has no score for any of the {len(scores)} channel groups."
             raise PlanError(explain(first, mend='another criterion ("l2")'))
+        if scores and (unread := self.evidence.unread):
+            first = f"criterion {self.name} reads no {unread[0]}, expected {unread[0]}=None."
+            raise PlanError(explain(first, mend=_mend_unread(unread)))
 
     def left_out(self) -> dict[str, str]:
         """The groups that were asked for and have no scores, and why."""
@@ -138,6 +148,11 @@ class Scorer:
             first = f"criterion {self.name} gave NaN for {count} of {group.size} channels."
             raise PlanError(explain(first, at=at, mend="check the weights for NaN"))
         return result
+
+
+def _mend_unread(unread: Sequence[str]) -> str:
+    known = OF_GRADIENTS if "loss" in unread else OF_DATA
+    return f"leave out {' and '.join(unread)}, or a criterion that reads {unread[-1]}: {', '.join(known)}"
 
 
 def _takes_evidence(criterion: Criterion) -> bool:

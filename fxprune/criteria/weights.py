@@ -90,16 +90,21 @@ def power_sums(group: ChannelGroup, site: Site, power: float) -> torch.Tensor:
 
 
 def rows(group: ChannelGroup, site: Site) -> torch.Tensor:
-    """Every channel's elements of a weight as one row, ``(group.size, m)``, float64; 0 where a channel has fewer."""
-    tensor = wide(site).movedim(site.dim, 0).flatten(1) if site.tensor.ndim > 1 else wide(site)[:, None]
+    """Every channel's elements of a weight as one row, ``(group.size, m)``, real; 0 where a channel has fewer."""
+    tensor = weight(site).cpu()
+    tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    tensor = tensor.movedim(site.dim, 0).flatten(1) if tensor.ndim > 1 else tensor[:, None]
     inside, place = (torch.tensor(one, dtype=torch.int64) for one in group.places(site.axis))
+    whole = torch.arange(group.size)
+    if torch.equal(inside, whole) and torch.equal(place, whole):
+        return tensor
     tensor = tensor[inside]
     order = place.argsort(stable=True)
     counts = torch.bincount(place, minlength=group.size)
     number = torch.arange(len(place)) - (counts.cumsum(0) - counts)[place[order]]
     result = tensor.new_zeros(group.size, int(counts.max()), tensor.shape[1])
     result[place[order], number] = tensor[order]
-    return torch.view_as_real(result).flatten(1) if result.is_complex() else result.flatten(1)
+    return result.flatten(1)
 
 
 def reduce(group: ChannelGroup, sites: Sequence[Site], values: Sequence[torch.Tensor], how: str) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from fxprune_passes.axes import Axes
+from fxprune_passes.direct import write_directly
 from fxprune_passes.kept import Kept
 from fxprune_passes.mode import Mode
 from fxprune_passes.tensors import tensors_of
@@ -191,6 +192,8 @@ class Emitter:
         for name in self._in_order(reads):
             self._place(result, name)
         result.training = self.model.training
+        graph._codegen = copy.copy(graph._codegen)  # it may be the original graph's
+        write_directly(graph)
         result.graph = graph
         return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,10 +37,14 @@ def window(run: Run) -> Flow:
 
 
 def _has_padding(run: Run) -> bool:
-    """Whether an average may count places outside, by padding or by a window that is cut off."""
-    padding = run.args[3] if len(run.args) > 3 else run.kwargs.get("padding", 0)
-    sizes = padding if isinstance(padding, (list, tuple)) else [padding]
-    return any(sizes)
+    """Whether an average may count places outside: by padding, or by a fixed divisor of windows that are cut off."""
+    padding = _argument(run, 3, "padding", 0)
+    cut_off = _argument(run, 4, "ceil_mode", False) and _argument(run, 6, "divisor_override", None) is not None
+    return cut_off or any(padding if isinstance(padding, (list, tuple)) else [padding])
+
+
+def _argument(run: Run, place: int, name: str, default: Any) -> Any:
+    return run.args[place] if len(run.args) > place else run.kwargs.get(name, default)
 
 
 @surrogate("mean", "amax", "amin", "std", "var", sized=True)
