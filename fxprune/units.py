@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _STEPS = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
+_NUMBER = re.compile(r"([\d_]*\d\.?\d*(?:[eE][+-]?\d+)?|\.\d+)\s*([kMGT]?)")
 _DURATIONS = ((1, "s"), (1e3, "ms"), (1e6, "us"), (1e9, "ns"))
 _DURATION = re.compile(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*(s|ms|us|µs|ns)")
 
@@ -28,6 +29,22 @@ def scaled(value: float, unit: str = "") -> str:
             if abs(value) >= step:
                 return f"{value / step:.2f} {prefix}{unit}"
     return f"{value:g} {unit}".rstrip()
+
+
+def parsed_number(text: str) -> float | None:
+    """Read a number that may end in a decimal prefix: whole ones as integers; None for what is no number.
+
+    Example:
+        >>> parsed_number("10M"), parsed_number("0.5"), parsed_number("1.5e9"), parsed_number("200_000")
+        (10000000, 0.5, 1500000000.0, 200000)
+    """
+    found = _NUMBER.fullmatch(text.strip())
+    if found is None:
+        return None
+    digits, factor = found[1].replace("_", ""), next((step for step, prefix in _STEPS if prefix == found[2]), 1)
+    if digits.isdecimal():
+        return int(digits) * factor
+    return float(digits) if factor == 1 else round(float(digits) * factor)
 
 
 def duration(seconds: float) -> str:
