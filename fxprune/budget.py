@@ -143,7 +143,7 @@ def met(
     bound = target.bound(meter.whole)
     goal = aim = meter.aim * bound
     best: tuple[float, Keep] | None = None
-    fewest = planner.counts(0.0)
+    low, high, fewest = 0.0, float("inf"), planner.counts(0.0)
     for _ in range(meter.trials):
         counts = planner.meet(aim, meter)
         keep, kept = settle(counts)
@@ -152,7 +152,10 @@ def met(
             best = exact, keep
         if meter.close * bound <= exact <= bound or exact == 0 or (exact > bound and counts == fewest):
             break
+        low, high = (aim, high) if exact <= bound else (low, aim)
         aim *= goal / exact * (1 if exact < bound else 0.999)
+        if not low < aim < high:  # kernels have steps: what is in between is not in proportion
+            aim = (low + min(high, meter.whole)) / 2
     if best is None:
         keep, kept = settle(fewest)
         if (floor := meter.exact(kept)) > bound:

@@ -8,7 +8,7 @@ from torch import fx, nn
 from tqdm import tqdm
 
 from fxprune.analysis import Analysis
-from fxprune.grids import LEVELS, Grid, level_vectors
+from fxprune.grids import BLOCK, LEVELS, Grid, level_vectors
 from fxprune.kinds import Kind, kinds_of, value_of
 from fxprune.layers import LayerTimer
 from fxprune.measure import timeable
@@ -114,9 +114,16 @@ class Table:
             self._allowed[place][-1] if place in self._allowed else size for place, size in enumerate(self._whole)
         ]
         for place, level in levels.items():
-            counts = self._allowed[place]
-            vector[place] = counts[0] if level == 0 else nearest(counts, level / (LEVELS - 1) * self._whole[place])
+            vector[place] = _at_level(self._allowed[place], level / (LEVELS - 1))
         return vector
+
+
+def _at_level(counts: Sequence[int], level: float) -> int:
+    """A number of channels: the fewest at level 0, all at 1, in between whole blocks of them if there are any."""
+    if level in (0, 1):
+        return counts[0] if level == 0 else counts[-1]
+    blocks = [count for count in counts if count % BLOCK == 0] or list(counts)
+    return nearest([*blocks, counts[-1]] if blocks[-1] < counts[-1] else blocks, level * counts[-1])
 
 
 def _times(model: fx.GraphModule, wanted: Iterable[str], bound: Mapping[str, object], threads: int) -> dict[str, float]:

@@ -28,17 +28,6 @@ from fxprune.units import duration
 X = torch.zeros(4, 3, 24, 24)
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("measured")
-
-
-@pytest.fixture(autouse=True)
-def measurements(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests keep their measurements together, apart from the user's."""
-    monkeypatch.setenv("FXPRUNE_CACHE", str(shared))
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder without measurements."""
@@ -302,6 +291,8 @@ def test_seconds_between_measurements_are_on_a_line() -> None:
     assert grid.is_full
     assert grid.at((5.0, 3.0), 0) == pytest.approx(10 + 9 + 15)
     assert grid.at((9.0, 1.0), 0) == plane[8.0, 2.0]
+    blocks = Grid({(16.0,): 1.0, (48.0,): 3.0, (96.0,): 6.0}, {})
+    assert [blocks.at((size,), 0) for size in (33.0, 41.0, 48.0, 49.0, 64.0)] == [3.0, 3.0, 3.0, 4.0, 4.0]
     single = Grid({(1.0, 1.0): 3.0, (2.0, 2.0): 5.0}, {2.0: 3.0, 4.0: 5.0})
     assert not single.is_full
     assert single.at((1.0, 2.0), 3.0) == 4.0
