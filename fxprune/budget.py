@@ -161,7 +161,7 @@ def met(
         if (floor := meter.exact(kept)) > bound:
             raise _unreachable(target, meter, floor, fewest)
         best = floor, keep
-    short = "" if best[0] >= min(0.99, meter.close) * bound else ", the nearest below that the widths allow"
+    short = "" if best[0] >= min(0.99, meter.close) * bound else f", {meter.short}"
     return best[1], f"{target}: {meter.said(best[0])}{short}"
 
 

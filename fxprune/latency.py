@@ -107,6 +107,7 @@ class Latency:
 
     close = 0.95
     aim = 0.97
+    short = "the nearest below that was measured"
 
     def __init__(
         self, stopwatch: Stopwatch, table: Table, build: Callable[[Kept], nn.Module], *, relative: bool

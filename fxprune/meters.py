@@ -18,12 +18,14 @@ class Meter(Protocol):
         close: What share of a bound is near enough to it.
         aim: What share of a bound to aim at.
         trials: How many choices to look at, at most.
+        short: What to say where nothing near the bound was found.
     """
 
     whole: float
     close: float
     aim: float
     trials: int
+    short: str
 
     def estimate(self, counts: Mapping[str, int]) -> float:
         """What numbers of channels cost, quickly; groups that are not named stay whole."""
@@ -53,6 +55,7 @@ class Counted:
     close = 0.995
     aim = 1.0
     trials = 8  # where picks by index make the estimate differ from the exact cost
+    short = "the nearest below that the widths allow"
 
     def __init__(self, costs: Costs, metric: str, whole: float) -> None:
         self.costs, self.metric, self.whole = costs, metric, whole

@@ -202,7 +202,7 @@ def test_a_fraction_of_the_time_stays(scope: str) -> None:
     model = built(64)
     plan = fxprune.plan(model, X, latency=0.5, scope=scope, ignore=("head",))
     found = re.fullmatch(
-        r"latency=0\.5: .* of .* \((.*)%\), measured eager on 1 thread(, the nearest below that the widths allow)?",
+        r"latency=0\.5: .* of .* \((.*)%\), measured eager on 1 thread(, the nearest below that was measured)?",
         plan.notes[-1],
     )
     assert found and 20 < float(found[1]) <= 50

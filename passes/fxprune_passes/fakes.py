@@ -50,7 +50,9 @@ def shadow(model: nn.Module, fake_mode: FakeTensorMode) -> nn.Module:
             if tensor is not None and id(tensor) not in memo:
                 memo[id(tensor)] = fake(tensor, fake_mode)
         memo.update((id(tensor), tensor.detach()) for tensor in tensors_held(module) if id(tensor) not in memo)
-    plain = [module for module in modules if id(module) not in memo and _is_copied_by_state(cast(Hashable, type(module)))]
+    plain = [
+        module for module in modules if id(module) not in memo and _is_copied_by_state(cast(Hashable, type(module)))
+    ]
     memo.update((id(module), type(module).__new__(type(module))) for module in plain)
     states = [(id(module), module.__getstate__()) for module in reversed(plain)]  # what it holds comes first
     for key, state in states:
