@@ -153,7 +153,7 @@ def met(
         if meter.close * bound <= exact <= bound or exact == 0 or (exact > bound and counts == fewest):
             break
         low, high = (aim, high) if exact <= bound else (low, aim)
-        aim *= goal / exact * (1 if exact < bound else 0.999)
+        aim *= min(max(goal / exact, 0.6), 1.6) * (1 if exact < bound else 0.999)  # one wild measurement is not all
         if not low < aim < high:  # kernels have steps: what is in between is not in proportion
             aim = (low + min(high, meter.whole)) / 2
     if best is None:

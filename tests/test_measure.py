@@ -205,8 +205,8 @@ def test_a_fraction_of_the_time_stays(scope: str) -> None:
         r"latency=0\.5: .* of .* \((.*)%\), measured eager on 1 thread(, the nearest below that was measured)?",
         plan.notes[-1],
     )
-    assert found and 20 < float(found[1]) <= 50
-    assert 0.2 < remeasured(model, fxprune.compile(model, plan), X) < 0.575
+    assert found and 15 < float(found[1]) <= 50
+    assert 0.15 < remeasured(model, fxprune.compile(model, plan), X) < 0.575
     assert all(len(kept) % 8 == 0 or len(kept) < 32 for kept in plan.keep.values())
 
 
