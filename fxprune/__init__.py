@@ -8,6 +8,7 @@ from fxprune.compiling import compile
 from fxprune.count import Count, count
 from fxprune.extend import mend, rule
 from fxprune.inputs import ExampleInputs
+from fxprune.measure import measure
 from fxprune.plans import Plan
 from fxprune.program import Model
 from fxprune.report import Report
@@ -51,6 +52,7 @@ __all__ = [
     "analyze",
     "compile",
     "count",
+    "measure",
     "mend",
     "plan",
     "rule",

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fxprune.costs import METRICS, Costs
+from fxprune.meters import Meter
 from fxprune.targets import Target
-from fxprune.units import scaled
 from fxprune.widths import nearest
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.groups import ChannelGroup
@@ -19,7 +18,6 @@ from fxprune_passes.kept import Kept
 SCOPES = ("local", "global", "isomorphic")
 _CLOSE = 0.995  # of a bound: no more is added from here on
 _HALVINGS = 40
-_TRIALS = 8  # where picks by index make the estimate differ from the exact cost
 Keep = dict[str, tuple[int, ...]]
 
 
@@ -45,11 +43,9 @@ class Choice:
 class Planner:
     """Turns a level between 0 and 1 into numbers of channels, and finds the level that meets a target."""
 
-    def __init__(self, choices: Sequence[Choice], costs: Costs, scope: str) -> None:
+    def __init__(self, choices: Sequence[Choice], scope: str) -> None:
         self.choices = choices
-        self.costs = costs
         self._classes = _classes(choices, scope)
-        self._places = {name: place for place, name in enumerate(costs.names)}
 
     def counts(self, level: float) -> dict[str, int]:
         """How many channels each group keeps at a level: a share of each group, or of each class of groups."""
@@ -61,39 +57,33 @@ class Planner:
                 result[choice.group.name] = nearest(choice.allowed, ask)
         return result
 
-    def cost(self, counts: Mapping[str, int], metric: str) -> float:
-        """What these numbers of channels cost; groups that are not named stay whole."""
-        vector = self.costs.widths.clone()
-        for name, count in counts.items():
-            vector[self._places[name]] = count
-        return float(self.costs.of_counts(vector)[METRICS.index(metric)])
+    def allowed(self) -> dict[str, list[int]]:
+        """The numbers of channels that each group may keep; one where an override says which."""
+        fixed = self.counts(1.0)
+        return {one.group.name: one.allowed if one.fixed is None else [fixed[one.group.name]] for one in self.choices}
 
-    def meet(self, bound: float, metric: str) -> dict[str, int]:
-        """The most channels that cost no more than a bound; the fewest that are allowed, if all cost more."""
+    def meet(self, bound: float, meter: Meter) -> dict[str, int]:
+        """The most channels that are estimated to cost no more than a bound; the fewest allowed, if all cost more."""
         low, high = 0.0, 1.0
-        if self.cost(self.counts(1.0), metric) <= bound:
+        if meter.estimate(self.counts(1.0)) <= bound:
             return self.counts(1.0)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            low, high = (middle, high) if self.cost(self.counts(middle), metric) <= bound else (low, middle)
-        return self._filled(self.counts(low), bound, metric)
+            low, high = (middle, high) if meter.estimate(self.counts(middle)) <= bound else (low, middle)
+        return self._filled(self.counts(low), bound, meter)
 
-    def _filled(self, counts: dict[str, int], bound: float, metric: str) -> dict[str, int]:
+    def _filled(self, counts: dict[str, int], bound: float, meter: Meter) -> dict[str, int]:
         """Give back channels, the best first, as long as they fit."""
         open_choices = [one for one in self.choices if one.fixed is None]
         grown = True
-        while grown and self.cost(counts, metric) < _CLOSE * bound:
+        while grown and meter.estimate(counts) < _CLOSE * bound:
             grown = False
             for choice in sorted(open_choices, key=lambda one: -_next_score(one, counts[one.group.name])):
                 name = choice.group.name
                 larger = next((count for count in choice.allowed if count > counts[name]), None)
-                if larger is not None and self.cost({**counts, name: larger}, metric) <= bound:
+                if larger is not None and meter.estimate({**counts, name: larger}) <= bound:
                     counts[name], grown = larger, True
         return counts
-
-    def floor(self, metric: str) -> float:
-        """The smallest value that can be reached."""
-        return self.cost(self.counts(0.0), metric)
 
 
 def _classes(choices: Sequence[Choice], scope: str) -> list[list[Choice]]:
@@ -131,58 +121,52 @@ def _next_score(choice: Choice, count: int) -> float:
 
 
 def met(
-    planner: Planner,
-    target: Target,
-    whole: float,
-    settle: Callable[[Mapping[str, int]], tuple[Keep, Kept]],
+    planner: Planner, target: Target, meter: Meter, settle: Callable[[Mapping[str, int]], tuple[Keep, Kept]]
 ) -> tuple[Keep, str]:
     """Kept indices that meet a target, and a note that says how closely.
 
     Args:
         planner: Of the groups that may lose channels.
-        target: What to reach.
-        whole: What the model costs as it is.
-        settle: Turns numbers of channels into kept indices, and those into what the costs are taken of.
+        target: What to reach: any but ``channels``.
+        meter: What the target is measured by.
+        settle: Turns numbers of channels into kept indices, and those into what is measured.
 
     Raises:
         PlanError: The target lies below what can be reached.
     """
-    if target.metric == "channels":
-        return settle(planner.counts(target.value))[0], ""
-    bound, aim = target.bound(whole), target.bound(whole)
+    bound = target.bound(meter.whole)
+    goal = aim = meter.aim * bound
     best: tuple[float, Keep] | None = None
-    for _ in range(_TRIALS):
-        keep, kept = settle(planner.meet(aim, target.metric))
-        exact = planner.costs.of_kept(kept)[target.metric]
+    low, high, fewest = 0.0, float("inf"), planner.counts(0.0)
+    for _ in range(meter.trials):
+        counts = planner.meet(aim, meter)
+        keep, kept = settle(counts)
+        exact = meter.exact(kept)
         if exact <= bound and (best is None or exact > best[0]):
             best = exact, keep
-        if _CLOSE * bound <= exact <= bound or exact == 0:
+        if meter.close * bound <= exact <= bound or exact == 0 or (exact > bound and counts == fewest):
             break
-        aim *= bound / exact * (1 if exact < bound else 0.999)
+        low, high = (aim, high) if exact <= bound else (low, aim)
+        aim *= min(max(goal / exact, 0.6), 1.6) * (1 if exact < bound else 0.999)  # one wild measurement is not all
+        if not low < aim < high:  # kernels have steps: what is in between is not in proportion
+            aim = (low + min(high, meter.whole)) / 2
     if best is None:
-        raise _unreachable(planner, target, bound, whole)
-    return best[1], _note(target, best[0], bound, whole)
+        keep, kept = settle(fewest)
+        if (floor := meter.exact(kept)) > bound:
+            raise _unreachable(target, meter, floor, fewest)
+        best = floor, keep
+    short = "" if best[0] >= min(0.99, meter.close) * bound else f", {meter.short}"
+    return best[1], f"{target}: {meter.said(best[0])}{short}"
 
 
-def _note(target: Target, reached: float, bound: float, whole: float) -> str:
-    short = "" if reached >= 0.99 * bound else ", the nearest below that the widths allow"
-    share = f"{reached / whole:.1%}" if whole else "all"
-    return f"{target}: {scaled(reached)} of {scaled(whole)} {target.metric} stay ({share}){short}"
-
-
-def _unreachable(planner: Planner, target: Target, bound: float, whole: float) -> PlanError:
-    floor = planner.floor(target.metric)
-    first = f"{target} cannot be met: the smallest value that can be reached is {scaled(floor)} of {scaled(whole)}."
-    held = _held(planner, target.metric)
+def _unreachable(target: Target, meter: Meter, floor: float, fewest: Mapping[str, int]) -> PlanError:
+    reached = f"{meter.shown(floor)} of {meter.shown(meter.whole)}"
+    first = f"{target} cannot be met: the smallest value that can be reached is {reached}."
+    held = _held(meter.saved(fewest))
     why = f"groups that stay whole and cost most: {', '.join(held)}" if held else "what is left is frozen"
     return PlanError(explain(first, why=why, mend="ask for more, ignore less, or lower min_channels and max_drop"))
 
 
-def _held(planner: Planner, metric: str, most: int = 3) -> list[str]:
+def _held(saved: Mapping[str, float], most: int = 3) -> list[str]:
     """Groups that stay whole, or nearly, by what they would save with a single channel."""
-    counts = planner.counts(0.0)
-    here, saved = planner.cost(counts, metric), dict[str, float]()
-    for name, width in zip(planner.costs.names, planner.costs.widths.tolist(), strict=True):
-        if counts.get(name, width) > 1:
-            saved[name] = here - planner.cost({**counts, name: 1}, metric)
     return [name for name, value in sorted(saved.items(), key=lambda one: -one[1])[:most] if value > 0]

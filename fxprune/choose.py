@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,11 +15,13 @@ from fxprune.budget import SCOPES, Choice, Keep, Planner, met
 from fxprune.costs import Costs
 from fxprune.criteria import Criterion, Evidence, Scorer, find_criterion, name_of
 from fxprune.indices import kept_mask
-from fxprune.inputs import ExampleInputs
+from fxprune.inputs import ExampleInputs, as_call
+from fxprune.latency import Stopwatch, check_timing, latency_meter
+from fxprune.meters import Counted, Meter
 from fxprune.modules import fit
 from fxprune.plans import Plan, kept_of, make_plan
 from fxprune.program import Model, inputs_of
-from fxprune.targets import target_of
+from fxprune.targets import Target, target_of
 from fxprune.widths import Widths
 from fxprune.wrappers import unwrap
 from fxprune_passes.axes import Cat, Prod, Take, Term, leaves, resolve
@@ -38,6 +40,8 @@ def plan(
     params: float | None = None,
     macs: float | None = None,
     bytes: float | None = None,
+    latency: float | str | None = None,
+    timing: str = "eager",
     criterion: str | Criterion = "l2",
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
@@ -52,9 +56,9 @@ def plan(
 ) -> Plan:
     """Choose the channels that score highest, as many as a target allows.
 
-    Exactly one target: ``channels``, ``params``, ``macs`` or ``bytes``. A float up to 1 is the fraction that stays
-    (of what the captured graph reads), anything else a bound. An axis that is a product (heads and head width, groups
-    and group width) is pruned in its wider factor only.
+    Exactly one target: ``channels``, ``params``, ``macs``, ``bytes`` or ``latency``. A float up to 1 is the fraction
+    that stays (of what the captured graph reads), anything else a bound. An axis that is a product (heads and head
+    width, groups and group width) is pruned in its wider factor only.
 
     Args:
         model: Any module, or an exported program; only read.
@@ -64,6 +68,12 @@ def plan(
         params: Parameters that stay.
         macs: Multiply-accumulate operations that stay, on the example inputs.
         bytes: Bytes of parameters and buffers that stay.
+        latency: Time of one call on the example inputs that stays, or a bound with a unit: ``"5ms"``, ``"300us"``,
+            ``"0.01s"``. Layers are timed first, at some widths (see :mod:`fxprune.table`; kept in files, so that a
+            second plan is quick); then compiled models, by turns with the original, in eval mode, on the threads that
+            PyTorch is set to. Plans depend on these measurements.
+        timing: What of a model is timed for ``latency``: ``"eager"``, or ``"compiled"`` by ``torch.compile``. Layers
+            are timed eagerly for both; what a compiled model takes decides.
         criterion: A name (``"l2"``, ``"taylor"``, .. see :mod:`fxprune.criteria`), one of the criteria there, or
             ``criterion(group) -> scores (n,)``; high stays. With a parameter ``evidence`` it gets the data's too.
         batches: Data for the criteria that need it: any iterable of inputs or ``(inputs, targets)``, read once.
@@ -96,7 +106,8 @@ def plan(
         >>> print(plan(model, torch.zeros(1, 8), params=40).notes[-1])
         params=40: 35 of 68 params stay (51.5%), the nearest below that the widths allow
     """
-    target = target_of({"channels": channels, "params": params, "macs": macs, "bytes": bytes})
+    target = target_of({"channels": channels, "params": params, "macs": macs, "bytes": bytes, "latency": latency})
+    check_timing(timing, target.metric, emit)
     default = None if target.metric == "channels" else "auto"
     widths = Widths(default if round_to == "default" else round_to, min_channels, max_drop)
     widths.check()
@@ -110,8 +121,7 @@ def plan(
     whole = _ignored(analysis.groups, module, ignore)
     fixed = _overridden(analysis.groups, module, overrides or {}, whole)
     score.score(_one_factor_each(analysis.groups, whole))  # before anything is searched: it may be refused
-    costs, notes = Costs(analysis, module), list[str]()
-    before = costs.of_kept(kept_of(analysis, {}))
+    notes = list[str]()
 
     def choose(left_out: set[str]) -> Keep:
         groups = _one_factor_each(analysis.groups, whole | left_out)
@@ -122,12 +132,33 @@ def plan(
             keep = cover(analysis, {name: ranked[name][:count] for name, count in counts.items()}, ranked)
             return keep, kept_of(analysis, keep)
 
-        keep, note = met(Planner(choices, costs, scope), target, before.get(target.metric, 0), settle)
-        notes[:] = [note] if note else []
+        planner = Planner(choices, scope)
+        if target.metric == "channels":
+            return settle(planner.counts(target.value))[0]
+        meter = _meter(analysis, module, inputs, target, timing, planner, lambda counts: settle(counts)[1])
+        keep, note = met(planner, target, meter, settle)
+        notes[:] = [note]
         return keep
 
     chosen, left_out = fit(analysis, module, choose) if emit == "module" else (choose(set()), {})
     return make_plan(model, example_inputs, analysis, chosen, {**score.left_out(), **left_out}, notes=notes)
+
+
+def _meter(
+    analysis: Analysis,
+    model: nn.Module,
+    inputs: ExampleInputs,
+    target: Target,
+    timing: str,
+    planner: Planner,
+    settle: Callable[[Mapping[str, int]], Kept],
+) -> Meter:
+    """What the target is measured by."""
+    if target.metric == "latency":
+        stopwatch = Stopwatch(model, as_call(inputs), timing)
+        return latency_meter(analysis, model, stopwatch, planner.allowed(), settle, relative=target.is_fraction)
+    costs = Costs(analysis, model)
+    return Counted(costs, target.metric, costs.of_kept(kept_of(analysis, {}))[target.metric])
 
 
 def _choice(group: ChannelGroup, score: Scorer, widths: Widths, fixed: float | None) -> Choice | None:

@@ -7,7 +7,6 @@ import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -16,12 +15,11 @@ from torch import fx, nn
 import fxprune
 from fxprune import demo
 from fxprune.arguments import load_model, parse_dtype, parse_input
-from fxprune.criteria import OF_WEIGHTS
+from fxprune.options import add_choices, add_targets, given_choices, plan_options, target_flag
 from fxprune.units import scaled
 from fxprune_passes.errors import ArtifactError, FxPruneError, PlanError, explain
 
 FILES = ("plan.json", "state_dict.pt", "code.py", "report.txt")
-_CHOICES: dict[str, Any] = {"criterion": "l2", "ignore": [], "round_to": None, "statistics": "kept"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,19 +60,13 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     """Describe ``fxprune prune``."""
     add = parser.add_argument
     add("model", metavar="SPEC", help="torchvision:NAME, or MODULE:CALLABLE that returns a torch.nn.Module")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--channels", type=float, metavar="FRACTION", help="fraction of each group's channels that stays")
-    what.add_argument(
-        "--from-zeros", action="store_true", help="remove the channels that masks and zeros make idle, and no others"
-    )
+    add_targets(parser)
     add("--input", action="append", required=True, metavar="SHAPE", help="1,3,224,224 or 1,16:int64; once per argument")
     add("--out", type=Path, required=True, metavar="FOLDER", help="folder to write; new or empty")
     add("--force", action="store_true", help="write into a folder that is not empty")
     add("--state-dict", type=Path, metavar="FILE", help="weights to load into the model first")
     add("--tolerance", type=float, metavar="ERROR", help="with --from-zeros: change of outputs to allow (default 0)")
-    add("--criterion", help=f"{', '.join(OF_WEIGHTS)} (default l2)")
-    add("--ignore", action="append", metavar="NAME", help="module, parameter or glob that keeps its width")
-    add("--round-to", type=int, metavar="N", help="round widths to a multiple of N")
+    add_choices(parser)
     add("--statistics", choices=("kept", "full"), help="what means over pruned axes run over (default kept)")
     add("--seed", type=int, default=0, help="of random weights and of criterion random (default 0)")
     add("--dtype", default="float32", help="of the model and its inputs (default float32)")
@@ -95,7 +87,7 @@ def _prune(options: argparse.Namespace) -> str:
     if options.from_zeros:
         inputs = tuple(torch.randn_like(one) if one.is_floating_point() else one for one in inputs)
     plan = _plan(model, inputs, options)
-    small = fxprune.compile(model, plan, statistics=options.statistics)
+    small = fxprune.compile(model, plan, statistics=options.statistics or "kept")
     report = [str(plan), _costs(model, small, inputs)]
     if options.verify:
         verified = fxprune.verify(model, plan, small)
@@ -106,30 +98,20 @@ def _prune(options: argparse.Namespace) -> str:
 
 
 def _check_choices(options: argparse.Namespace) -> None:
-    """Refuse options that say nothing about the plan that is asked for; fill in defaults."""
-    refused = list(_CHOICES) if options.from_zeros else ["tolerance"]
-    for name in refused:
-        if getattr(options, name) is not None:
-            flag, other = f"--{name.replace('_', '-')}", "--from-zeros" if options.from_zeros else "--channels"
-            raise PlanError(explain(f"{flag} does not go with {other}.", mend="leave one of them out"))
-    for name, default in _CHOICES.items():
-        if getattr(options, name) is None:
-            setattr(options, name, default)
+    """Refuse options that say nothing about the plan that is asked for."""
+    refused = [*given_choices(options), *(["statistics"] if options.statistics else [])] if options.from_zeros else []
+    if not options.from_zeros and options.tolerance is not None:
+        refused = ["tolerance"]
+    if refused:
+        flag, other = f"--{refused[0].replace('_', '-')}", target_flag(options)
+        raise PlanError(explain(f"{flag} does not go with {other}.", mend="leave one of them out"))
 
 
 def _plan(model: nn.Module, inputs: tuple[torch.Tensor, ...], options: argparse.Namespace) -> fxprune.Plan:
     """The plan that the options ask for."""
     if options.from_zeros:
         return fxprune.Plan.from_zeros(model, inputs, tolerance=options.tolerance or 0.0)
-    return fxprune.plan(
-        model,
-        inputs,
-        channels=options.channels,
-        criterion=options.criterion,
-        ignore=tuple(options.ignore),
-        round_to=options.round_to,
-        seed=options.seed,
-    )
+    return fxprune.plan(model, inputs, **plan_options(options))
 
 
 def _check_folder(folder: Path, force: bool) -> None:
@@ -176,7 +158,7 @@ def _write(folder: Path, plan: fxprune.Plan, small: fx.GraphModule, report: str)
 def _recipe(options: argparse.Namespace) -> str:
     """Say how to load the folder again."""
     folder = options.out
-    more = "" if options.statistics == "kept" else f", statistics={options.statistics!r}"
+    more = "" if options.statistics in (None, "kept") else f", statistics={options.statistics!r}"
     zeros = options.from_zeros and options.state_dict is not None  # such a plan fits weights that have its zeros
     return "\n".join(
         [

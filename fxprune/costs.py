@@ -22,7 +22,7 @@ from fxprune_passes.tensors import tensors_of
 
 METRICS = ("params", "macs", "bytes")
 _Monomial = tuple[int, ...]  # numbers of groups, with repetitions, ascending
-_Polynomial = dict[_Monomial, float]
+Polynomial = dict[_Monomial, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class Costs:
         self.widths = torch.tensor([group.size for group in analysis.groups], dtype=torch.float64)
         self._costs = [*_tensors(analysis, model), *_operations(analysis)]
         numbers = {group.dim: number for number, group in enumerate(analysis.groups)}
-        total: dict[_Monomial, Tensor] = {}
+        total: dict[_Monomial, list[float]] = {}
         for cost in self._costs:
-            weights = torch.tensor(cost.weights, dtype=torch.float64)
-            for monomial, factor in _product(_polynomial(axis, numbers) for axis in cost.axes).items():
-                total[monomial] = total.get(monomial, torch.zeros(3, dtype=torch.float64)) + factor * weights
+            for monomial, factor in _product(polynomial(axis, numbers) for axis in cost.axes).items():
+                before = total.get(monomial, (0.0, 0.0, 0.0))
+                total[monomial] = [one + factor * weight for one, weight in zip(before, cost.weights, strict=True)]
         self._places, self._factors = _table(total, len(self.names))
 
     def of_counts(self, counts: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class Costs:
 
 def _tensors(analysis: Analysis, model: nn.Module) -> Iterable[_Cost]:
     """Every parameter and buffer that the compiled model holds, a tied one once."""
-    nodes = _needed(analysis.capture.graph_module.graph)
+    nodes = needed(analysis.capture.graph_module.graph)
     read = {str(node.target) for node in nodes if node.op in ("get_attr", "call_module")}
     seen: set[int] = set()
     for name, tensor in tensors_of(model).items():
@@ -93,9 +93,9 @@ def _operations(analysis: Analysis) -> Iterable[_Cost]:
     """The products of every op; equal ones are counted together."""
     found: Counter[tuple[int, ...]] = Counter()
     axes: dict[tuple[int, ...], tuple[Term, ...]] = {}
-    needed = _needed(analysis.capture.graph_module.graph)
+    nodes = needed(analysis.capture.graph_module.graph)
     for node, operations in analysis.propagation.operations.items():
-        for product in (one for operation in operations for one in operation.products if node in needed):
+        for product in (one for operation in operations for one in operation.products if node in nodes):
             key = tuple(map(id, product))
             found[key] += 1
             axes[key] = product
@@ -103,7 +103,7 @@ def _operations(analysis: Analysis) -> Iterable[_Cost]:
         yield _Cost(axes[key], (0.0, float(times), 0.0))
 
 
-def _needed(graph: fx.Graph) -> set[fx.Node]:
+def needed(graph: fx.Graph) -> set[fx.Node]:
     """Nodes that the outputs depend on, or that do more than give a value; the others are not compiled."""
     result: set[fx.Node] = set()
     for node in reversed(graph.nodes):
@@ -112,28 +112,28 @@ def _needed(graph: fx.Graph) -> set[fx.Node]:
     return result
 
 
-def _polynomial(term: Term, numbers: Mapping[Dim, int]) -> _Polynomial:
-    """The size of an axis in the numbers of channels that groups keep."""
+def polynomial(term: Term, numbers: Mapping[Dim, int]) -> Polynomial:
+    """The size of an axis, in the numbers of channels that groups keep: monomials of numbers of groups, and factors."""
     term = resolve(term)
     if isinstance(term, Dim):
         return {(numbers[term],): 1.0} if term in numbers else {(): float(term.size)}
     if isinstance(term, Prod):
-        return _product(_polynomial(factor, numbers) for factor in term.factors)
+        return _product(polynomial(factor, numbers) for factor in term.factors)
     if isinstance(term, Take):
         share = len(term.index) / term.base.size
-        return {monomial: factor * share for monomial, factor in _polynomial(term.base, numbers).items()}
+        return {monomial: factor * share for monomial, factor in polynomial(term.base, numbers).items()}
     assert isinstance(term, Cat)
-    total: _Polynomial = {}
+    total: Polynomial = {}
     for part in term.parts:
-        for monomial, factor in _polynomial(part, numbers).items():
+        for monomial, factor in polynomial(part, numbers).items():
             total[monomial] = total.get(monomial, 0.0) + factor
     return total
 
 
-def _product(polynomials: Iterable[_Polynomial]) -> _Polynomial:
-    result: _Polynomial = {(): 1.0}
+def _product(polynomials: Iterable[Polynomial]) -> Polynomial:
+    result: Polynomial = {(): 1.0}
     for other in polynomials:
-        product: _Polynomial = {}
+        product: Polynomial = {}
         for a, factor in result.items():
             for b, more in other.items():
                 monomial = tuple(sorted((*a, *b)))
@@ -142,9 +142,9 @@ def _product(polynomials: Iterable[_Polynomial]) -> _Polynomial:
     return result
 
 
-def _table(total: Mapping[_Monomial, Tensor], groups: int) -> tuple[Tensor, Tensor]:
+def _table(total: Mapping[_Monomial, Sequence[float]], groups: int) -> tuple[Tensor, Tensor]:
     """(monomials, degree) places of groups, the last place for none; and (monomials, 3) factors."""
     degree = max((len(one) for one in total), default=0)
     rows: list[Sequence[int]] = [(*one, *([groups] * (degree - len(one)))) for one in total]
     places = torch.tensor(rows, dtype=torch.int64).view(len(rows), degree)
-    return places, torch.stack(list(total.values())) if total else torch.zeros(0, 3, dtype=torch.float64)
+    return places, torch.tensor(list(total.values()), dtype=torch.float64).view(len(rows), 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
@@ -11,9 +12,10 @@ from fxprune.analysis import analyse
 from fxprune.choose import plan
 from fxprune.compiling import compile
 from fxprune.costs import Costs
-from fxprune.inputs import ExampleInputs
+from fxprune.inputs import ExampleInputs, as_call
+from fxprune.latency import Stopwatch, check_timing
 from fxprune.plans import Plan, kept_of
-from fxprune.program import Model
+from fxprune.program import Model, inputs_of
 from fxprune.targets import Target, target_of
 from fxprune.wrappers import unwrap
 from fxprune_passes.errors import PlanError, explain
@@ -36,6 +38,8 @@ def schedule(
     params: float | None = None,
     macs: float | None = None,
     bytes: float | None = None,
+    latency: float | str | None = None,
+    timing: str = "eager",
     **options: Any,
 ) -> Iterator[tuple[Plan, fx.GraphModule]]:
     """Prune a model in steps, each from the model that the step before gave.
@@ -49,11 +53,13 @@ def schedule(
         steps: How many compiled models come.
         pace: ``"linear"``: the same amount goes in every step. ``"cubic"``: most of it goes in the first ones (Zhu and
             Gupta, To Prune, or Not to Prune, 2017). ``"geometric"``: the same fraction of what is left.
-        channels: The target of the last step, one of these four as in :func:`fxprune.plan`; that of every step is
+        channels: The target of the last step, one of these five as in :func:`fxprune.plan`; that of every step is
             relative to the original model.
         params: Parameters that stay.
         macs: Multiply-accumulate operations that stay.
         bytes: Bytes of parameters and buffers that stay.
+        latency: Time of one call that stays, or a bound such as ``"5ms"``.
+        timing: ``"eager"`` or ``"compiled"``: what is timed for ``latency``.
         options: Of :func:`fxprune.plan`: criterion, scope, ignore and so on; ``batches`` is read in every step.
 
     Yields:
@@ -78,8 +84,9 @@ def schedule(
     if steps > 1 and isinstance(options.get("batches"), Iterator):
         first = f"batches is a {type(options['batches']).__name__}, expected an iterable that every step reads anew."
         raise PlanError(explain(first, why=f"it can be read once, and {steps} steps read it", mend="list(batches)"))
-    target = target_of({"channels": channels, "params": params, "macs": macs, "bytes": bytes})
-    return _steps(model, example_inputs, steps, PACES[pace], target, options)
+    target = target_of({"channels": channels, "params": params, "macs": macs, "bytes": bytes, "latency": latency})
+    check_timing(timing, target.metric, options.get("emit", "graph"))
+    return _steps(model, example_inputs, steps, PACES[pace], target, {"timing": timing, **options})
 
 
 def _steps(
@@ -90,25 +97,63 @@ def _steps(
     target: Target,
     options: dict[str, Any],
 ) -> Iterator[tuple[Plan, fx.GraphModule]]:
-    whole = _cost(model, example_inputs, target.metric)
-    last, before = target.bound(whole) / whole, 1.0
+    ask = _asker(model, example_inputs, target, options["timing"])
+    last, before = target.bound(ask.whole) / ask.whole, 1.0
     for step in range(1, steps + 1):
         share = min(before, pace(last, step / steps))
-        asked: dict[str, Any] = {target.metric: _asked(target, share, before, whole), **options}
+        asked: dict[str, Any] = {target.metric: ask.value(model, share, before, step == steps), **options}
         made = plan(model, example_inputs, **asked)
         small = compile(model, made)
         yield made, small
         model, before = small, share
 
 
-def _cost(model: Model, example_inputs: ExampleInputs | None, metric: str) -> float:
-    """What the model costs as it is; 1 for its channels."""
-    if metric == "channels":
-        return 1.0
+def _asker(
+    model: Model, example_inputs: ExampleInputs | None, target: Target, timing: str
+) -> _Channels | _Cost | _Time:
+    """What says the targets of the steps."""
+    if target.metric == "channels":
+        return _Channels()
+    if target.metric == "latency":
+        return _Time(Stopwatch(unwrap(model)[0], as_call(inputs_of(model, example_inputs)), timing), target)
     analysis = analyse(model, example_inputs)
-    return float(Costs(analysis, unwrap(model)[0]).of_kept(kept_of(analysis, {}))[metric])
+    return _Cost(float(Costs(analysis, unwrap(model)[0]).of_kept(kept_of(analysis, {}))[target.metric]))
 
 
-def _asked(target: Target, share: float, before: float, whole: float) -> float:
-    """The target of one step: a bound, or the fraction of the channels that the step before left."""
-    return share / before if target.metric == "channels" else int(share * whole)
+class _Channels:
+    """A step asks for a fraction of the channels that the step before left."""
+
+    whole = 1.0
+
+    def value(self, model: Model, share: float, before: float, is_last: bool) -> float:
+        return share / before
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """A step asks for a bound, a share of what the original costs."""
+
+    whole: float
+
+    def value(self, model: Model, share: float, before: float, is_last: bool) -> int:
+        return int(share * self.whole)
+
+
+class _Time:
+    """A step asks for a fraction of the time of the model before, which is timed by turns with the original.
+
+    So it does not matter if the machine is slower at one step than at another. A bound in seconds is the last step's.
+    """
+
+    def __init__(self, stopwatch: Stopwatch, target: Target) -> None:
+        self.whole = stopwatch.whole
+        self._stopwatch, self._target = stopwatch, target
+
+    def value(self, model: Model, share: float, before: float, is_last: bool) -> float | str:
+        if is_last and not self._target.is_fraction:
+            return f"{self._target.value * 1e9}ns"
+        module = unwrap(model)[0]
+        return min(1.0, share / (self._stopwatch.against(module)[1] if before < 1 else 1.0))
+
+
+_Asker = _Channels | _Cost | _Time

@@ -15,6 +15,14 @@ from fxprune_passes.rules import RULES
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Times of layers are kept apart from the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FXPRUNE_CACHE", str(tmp_path_factory.mktemp("measured")))
+        yield
+
+
 @pytest.fixture
 def registries() -> Iterator[None]:
     """Rules and mends are afterwards what they were before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -66,6 +67,7 @@ with torch.random.fork_rng(devices=[]):
     ready = Tiny()
 """
 ZEROS = ["prune", "tiny:Zeroed", "--from-zeros", "--input", "2,3,8,8", "--out", "small"]
+TARGET = ["prune", "tiny:Tiny", "--input", "2,3,8,8", "--out", "small"]
 TINY = ["prune", "tiny:Tiny", "--channels", "0.5", "--input", "2,3,8,8", "--out", "small"]
 
 
@@ -149,6 +151,42 @@ def test_widths_are_rounded() -> None:
     assert widths()["conv2.weight"][0] == 16
 
 
+SHARES = [("--params", "params"), ("--macs", "macs"), ("--bytes", "bytes")]
+
+
+@pytest.mark.parametrize(("flag", "metric"), SHARES)
+def test_a_target_is_met(flag: str, metric: str, folder: Path) -> None:
+    assert main([*TARGET, flag, "0.5", "--scope", "global", "--round-to", "none"]) == 0
+    model, images = tiny(seed=0), torch.zeros(2, 3, 8, 8)
+    before, after = fxprune.count(model, images), fxprune.count(fxprune.compile(model, loaded()), images)
+    assert 0.48 * getattr(before, metric) <= getattr(after, metric) <= 0.5 * getattr(before, metric)
+    assert f"note: {metric}=0.5: " in (folder / "small" / "report.txt").read_text()
+
+
+def test_a_target_is_a_bound(folder: Path) -> None:
+    assert main([*TARGET, "--params", "2.5k"]) == 0
+    assert 2000 < sum(math.prod(shape) for shape in widths().values()) <= 2500 + 60  # and statistics of the norm
+    assert "note: params=2500: " in (folder / "small" / "report.txt").read_text()
+
+
+def test_a_latency_is_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FXPRUNE_CACHE", str(folder / "measured"))
+    assert main([*TARGET, "--latency", "10s", "--timing", "eager"]) == 0
+    report = (folder / "small" / "report.txt").read_text()
+    assert re.search(r"note: latency=10 s: .* of .*, measured eager on 1 thread", report)
+    assert list((folder / "measured").glob("latency-*.json"))
+
+
+def test_choices_go_to_the_plan() -> None:
+    few = ["--min-channels", "9", "--max-drop", "0.9", "--override", "conv1=0.75", "--criterion", "l1"]
+    assert main([*TARGET, "--channels", "0.1", *few]) == 0
+    assert {name: len(kept) for name, kept in loaded().keep.items()} == {"conv1": 12, "conv2": 9}
+
+
+def loaded() -> fxprune.Plan:
+    return fxprune.Plan.load("small/plan.json")
+
+
 def test_weights_and_dtype_are_the_users() -> None:
     state = tiny(seed=3).state_dict()
     torch.save(state, "weights.pt")
@@ -199,7 +237,16 @@ def test_the_recipe_for_zeros_loads_the_weights_that_have_them(capsys: pytest.Ca
     assert torch.allclose(names["small"](images), original(images), atol=1e-6)
 
 
-@pytest.mark.parametrize("option", [["--ignore", "conv1"], ["--criterion", "l1"], ["--statistics", "kept"]])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--ignore", "conv1"],
+        ["--criterion", "l1"],
+        ["--statistics", "kept"],
+        ["--scope", "global"],
+        ["--max-drop", "0.5"],
+    ],
+)
 def test_zeros_leave_nothing_to_choose(option: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ZEROS, *option]) == 2
     assert capsys.readouterr().err.startswith(f"PlanError: {option[0]} does not go with --from-zeros.")
@@ -232,6 +279,10 @@ REFUSALS = {
     "no shape": (["tiny:Tiny", "--input", "2,x"], "CaptureError: an input is described as .* got '2,x'"),
     "no dtype": (["tiny:Tiny", "--input", "2:int63"], "CaptureError: a dtype has a name .* got 'int63'"),
     "fraction above one": (["tiny:Tiny", "--channels", "1.5"], r"PlanError: .*1\.5"),
+    "two targets' options": (["tiny:Tiny", "--timing", "compiled"], "PlanError: timing='compiled' and channels= do no"),
+    "no rounding": (["tiny:Tiny", "--round-to", "8.5"], "PlanError: --round-to expects a positive .* got '8.5'"),
+    "no override": (["tiny:Tiny", "--override", "conv1"], "PlanError: --override expects NAME=FRACTION, got 'conv1'"),
+    "no fraction": (["tiny:Tiny", "--channels", "half"], "PlanError: --channels expects a fraction .* got 'half'"),
     "tolerance without zeros": (["tiny:Tiny", "--tolerance", "0.1"], "PlanError: --tolerance does not go with --ch"),
     "unknown criterion": (["tiny:Tiny", "--criterion", "l7"], "PlanError: .*l7"),
     "unknown name": (["tiny:Tiny", "--ignore", "conv9"], "PlanError: .*conv9"),
@@ -239,6 +290,21 @@ REFUSALS = {
     "other weights": (["tiny:Tiny", "--state-dict", "other.pt"], r"ArtifactError: --state-dict expects .* other\.pt"),
     "no state dict": (["tiny:Tiny", "--state-dict", "tiny.py"], r"ArtifactError: --state-dict expects .* tiny\.py"),
 }
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "message"),
+    [
+        ("--macs", "half", "--macs expects a fraction such as 0.5 or a bound such as 10M, got 'half'"),
+        ("--params", "-3", "--params expects a fraction such as 0.5 or a bound such as 10M, got '-3'"),
+        ("--latency", "5 minutes", "--latency expects a fraction such as 0.5 or a time such as 5ms, got '5 minutes'"),
+        ("--latency", "1.5", "latency=1.5, expected a float in (0, 1] that stays or a duration"),
+        ("--bytes", "3", "bytes=3 cannot be met: the smallest value that can be reached is"),
+    ],
+)
+def test_what_is_no_target_is_refused(flag: str, text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TARGET, f"{flag}={text}"]) == 2
+    assert capsys.readouterr().err.startswith(f"PlanError: {message}")
 
 
 @pytest.mark.parametrize("name", REFUSALS)

@@ -250,7 +250,7 @@ def test_a_target_below_the_floor_says_what_can_be_reached_and_what_holds_it_up(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "expected exactly one of channels=, params=, macs=, bytes=, got none"),
+        ({}, "expected exactly one of channels=, params=, macs=, bytes=, latency=, got none"),
         ({"macs": 0.5, "params": 0.5}, "got params=0.5, macs=0.5"),
         ({"macs": -1}, r"macs=-1 is out of range"),
         ({"channels": 2}, r"channels=2 is out of range"),

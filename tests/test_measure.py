@@ -1,0 +1,327 @@
+"""Latency: what is measured is what runs, layers are timed once, and targets are met as measured."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from networks import NETWORKS, Network
+from torch import nn
+
+import fxprune
+from fxprune import clock, latency, layers
+from fxprune.analysis import analyse
+from fxprune.clock import Measured, by_turns, quick
+from fxprune.costs import needed
+from fxprune.grids import LEVELS, Grid, level_vectors
+from fxprune.kinds import kinds_of
+from fxprune.stored import Stored
+from fxprune.targets import target_of
+from fxprune.units import duration
+
+X = torch.zeros(4, 3, 24, 24)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder without measurements."""
+    monkeypatch.setenv("FXPRUNE_CACHE", str(tmp_path / "measured"))
+    return tmp_path / "measured"
+
+
+class Net(nn.Module):
+    """A stem, a residual block, and what reads both."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.conv1, self.conv2 = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        self.wide = nn.Conv2d(width, 2 * width, 3, stride=2)
+        self.head = nn.Linear(2 * width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.stem(x)).relu_()
+        x = x + self.conv2(self.conv1(x).relu())
+        return self.head(self.wide(x).relu().mean((2, 3)))
+
+
+def built(width: int = 64) -> nn.Module:
+    torch.manual_seed(0)
+    return Net(width)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The layers that are timed from here on."""
+    seen: list[str] = []
+
+    def counted(call: Callable[[], object], threads: int) -> float:
+        seen.append(str(call))
+        return clock.seconds_of(call, threads)
+
+    monkeypatch.setattr(layers, "seconds_of", counted)
+    return seen
+
+
+def test_more_work_takes_longer_and_models_are_as_they_were() -> None:
+    narrow, wide = built(16).train(), built(64)
+    wide.head.eval()
+    modes = [module.training for model in (narrow, wide) for module in model.modules()]
+    state = {name: tensor.clone() for name, tensor in narrow.state_dict().items()}
+    random = torch.get_rng_state()
+    less, more = fxprune.measure([narrow, wide], X, seconds=0.1)
+    assert more.median > 2 * less.median > 0
+    assert modes == [module.training for model in (narrow, wide) for module in model.modules()]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in narrow.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_inputs_are_not_written_into() -> None:
+    class Adds(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.add_(1)
+
+    x = torch.zeros(3)
+    fxprune.measure(Adds(), x, seconds=0.01, rounds=2)
+    assert not x.any()
+
+
+def test_models_take_turns() -> None:
+    turns: list[str] = []
+    by_turns([lambda: turns.append("a"), lambda: turns.append("b")], seconds=1e-6, rounds=4, threads=1)
+    blocks = [name for name, _ in itertools.groupby(turns)]
+    assert blocks == ["a", "b"] * 5  # once to find out how many calls make a block, and four rounds
+
+
+def test_rounds_go_on_while_the_share_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Timer:
+        def __init__(self, seconds: Iterator[float]) -> None:
+            self.seconds = seconds
+
+        def timeit(self, number: int) -> Measured:
+            return Measured((next(self.seconds),), "eager", 1, "cpu")
+
+    steady = [lambda: itertools.repeat(2.0), lambda: itertools.repeat(1.0)]
+    shaken = [lambda: itertools.cycle([2.0, 9.0, 5.0]), lambda: itertools.repeat(1.0)]
+    monkeypatch.setattr(clock, "_timer", lambda call, threads: Timer(call()))
+    assert [len(one) for one in by_turns(steady, seconds=1, rounds=5, threads=1, most=20)] == [5, 5]
+    assert [len(one) for one in by_turns(shaken, seconds=1, rounds=5, threads=1, most=20)] == [20, 20]
+    assert quick(by_turns(shaken, seconds=1, rounds=6, threads=1)[0]) == 2.75  # of 9, 5, 2, 9, 5, 2
+
+
+def test_what_is_measured_is_said() -> None:
+    measured = Measured((1e-3, 2e-3, 3e-3, 4e-3, 5e-3), "eager", 2, "cpu", {"conv": 4e-4, "fc": 5e-4})
+    assert (measured.median, measured.iqr) == (3e-3, pytest.approx(2e-3))
+    lines = str(measured).splitlines()
+    assert lines[0] == "3 ms (IQR 2 ms, 5 rounds), eager on 2 threads"
+    assert [line.split() for line in lines[1:]] == [["500", "us", "fc"], ["400", "us", "conv"]]
+
+
+def test_layers_are_timed_one_by_one() -> None:
+    measured = fxprune.measure(built(), X, by_layer=True, seconds=0.1)
+    assert {"stem", "conv1", "conv2", "wide", "head", "norm"} <= measured.layers.keys()
+    assert measured.layers["conv1"] > 3 * measured.layers["stem"] > 0
+    assert 0.4 * measured.median < sum(measured.layers.values()) < 2.5 * measured.median
+
+
+@pytest.mark.slow
+def test_compiled_models_are_measured() -> None:
+    model = built(16)
+    compiled = fxprune.measure(model, X, compiled=True, seconds=0.05)
+    assert compiled.mode == "compiled" and compiled.median > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounds": 0}, "rounds=0, expected a positive integer"),
+        ({"threads": True}, "threads=True, expected a positive integer"),
+        ({"seconds": -1.0}, r"seconds=-1\.0, expected a positive number"),
+        ({"by_layer": True, "compiled": True}, "by_layer=True and compiled=True do not go together"),
+    ],
+    ids=str,
+)
+def test_measure_refuses_what_it_cannot_do(options: dict[str, object], message: str) -> None:
+    with pytest.raises(fxprune.PlanError, match=message):
+        fxprune.measure(built(8), X, **options)
+    with pytest.raises(fxprune.CaptureError, match="Net does not run on the inputs"):
+        fxprune.measure(built(8), torch.zeros(3, 3))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("5ms", 5e-3), ("300us", 3e-4), ("300 µs", 3e-4), ("0.01s", 0.01), ("2.5e3ns", 2.5e-6), (" .5 s ", 0.5)],
+)
+def test_durations_have_a_unit(value: str, seconds: float) -> None:
+    target = target_of({"macs": None, "latency": value})
+    assert (target.value, target.is_fraction) == (pytest.approx(seconds), False)
+
+
+@pytest.mark.parametrize("value", ["5", "5 minutes", "ms", "-1ms", "0ms", "", "nanms", 5, 1, 1.5, 0.0, True, "1e999s"])
+def test_anything_else_is_no_latency(value: object) -> None:
+    message = f"latency={value!r}, expected a float in (0, 1] that stays or a duration such as '5ms', '300us' or"
+    with pytest.raises(fxprune.PlanError, match=re.escape(message)):
+        fxprune.plan(built(8), X, latency=value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latency": 0.5, "timing": "fast"}, "timing='fast', expected one of 'eager', 'compiled'"),
+        ({"macs": 0.5, "timing": "compiled"}, "timing='compiled' and macs= do not go together"),
+        ({"latency": 0.5, "emit": "module"}, 'latency= and emit="module" do not go together'),
+        ({"latency": 0.5, "macs": 0.5}, "got macs=0.5, latency=0.5"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_are_refused_by_name(options: dict[str, object], message: str) -> None:
+    with pytest.raises(fxprune.PlanError, match=message):
+        fxprune.plan(built(8), X, **options)
+    with pytest.raises(fxprune.PlanError, match=message):
+        fxprune.schedule(built(8), X, **options)
+
+
+def remeasured(model: nn.Module, small: nn.Module, x: torch.Tensor) -> float:
+    """The share of a compiled model in the time of the original, whatever else runs meanwhile."""
+    shares = []
+    for _ in range(3):
+        less, more = fxprune.measure([small, model], x, seconds=0.15, rounds=10)
+        shares.append(quick(less.seconds) / quick(more.seconds))
+    return statistics.median(shares)
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_a_fraction_of_the_time_stays(scope: str) -> None:
+    model = built(64)
+    plan = fxprune.plan(model, X, latency=0.5, scope=scope, ignore=("head",))
+    found = re.fullmatch(
+        r"latency=0\.5: .* of .* \((.*)%\), measured eager on 1 thread(, the nearest below that was measured)?",
+        plan.notes[-1],
+    )
+    assert found and 15 < float(found[1]) <= 50
+    assert 0.15 < remeasured(model, fxprune.compile(model, plan), X) < 0.575
+    assert all(len(kept) % 8 == 0 or len(kept) < 32 for kept in plan.keep.values())
+
+
+def test_a_bound_in_seconds() -> None:
+    model = built(64)
+    whole = fxprune.measure(model, X, seconds=0.2).median
+    plan = fxprune.plan(model, X, latency=f"{0.6 * whole * 1e6:.1f}us")
+    assert plan.notes[-1].startswith(f"latency={duration(0.6 * whole)[:3]}")
+    assert "measured eager on 1 thread" in plan.notes[-1]
+    assert remeasured(model, fxprune.compile(model, plan), X) < 0.9  # the machine may change its speed meanwhile
+
+
+@pytest.fixture
+def roughly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure whole models in two rounds, where it does not matter what comes out."""
+    monkeypatch.setattr(latency, "_ROUNDS", 2)
+    monkeypatch.setattr(latency, "_MOST", 2)
+
+
+def test_layers_are_timed_once(calls: list[str], folder: Path, roughly: None) -> None:
+    model = built(16)
+    fxprune.plan(model, X, latency=0.8)
+    first = len(calls)
+    fxprune.plan(built(16), X, latency=0.7, scope="global", criterion="l1")
+    assert first > 25 and len(calls) == first
+    (file,) = folder.iterdir()
+    known = json.loads(file.read_text())
+    assert known["how"]["threads"] == "1" and len(known["seconds"]) == first
+
+    fxprune.plan(model, X[:2], latency=0.8)
+    assert len(calls) > first  # other sizes
+
+
+def test_a_table_that_cannot_be_read_is_made_anew(folder: Path) -> None:
+    stored = Stored({"threads": "1"})
+    stored.add({"a": 1.0})
+    other = Stored({"threads": "1"})
+    other.add({"b": 2.0})
+    stored.add({"c": 3.0})
+    assert Stored({"threads": "1"}).seconds == {"a": 1.0, "b": 2.0, "c": 3.0}
+    assert Stored({"threads": "2"}).seconds == {}
+    stored.file.write_text("{")
+    assert Stored({"threads": "1"}).seconds == {}
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FXPRUNE_CACHE", str(tmp_path / "file"))
+    stored = Stored({})
+    stored.add({"a": 1.0})
+    assert stored.seconds == {"a": 1.0}
+
+
+def test_what_cannot_be_reached_is_said_with_what_holds_it_up() -> None:
+    with pytest.raises(fxprune.PlanError) as error:
+        fxprune.plan(built(64), X, latency=0.05, ignore=("conv1", "head"))
+    message = str(error.value)
+    assert re.match(r"latency=0\.05 cannot be met: the smallest value that can be reached is .*s of .*s\.", message)
+    assert "groups that stay whole and cost most: conv1" in message
+
+
+def test_a_schedule_of_latencies() -> None:
+    model = built(32)
+    shares = [remeasured(model, small, X) for _, small in fxprune.schedule(model, X, latency=0.4, steps=2)]
+    assert shares[0] < 0.55 and shares[1] < 0.46  # of 0.475 and 0.4
+
+
+def test_any_two_sizes_of_a_layer_meet_at_all_levels() -> None:
+    model = built(16)
+    kinds = kinds_of(analyse(model, X), model)
+    coordinates = [kind.coordinates({0, 1, 2}) for kind in kinds]
+    vectors = list(level_vectors(coordinates, {0, 1, 2}))
+    assert len(vectors) == LEVELS**2
+    for kind in coordinates:
+        groups = [next(iter(monomial)) for formula in kind for monomial, _ in formula if monomial]
+        assert len({tuple(one[group] for group in groups) for one in vectors}) == LEVELS ** len(set(groups))
+
+
+def test_seconds_between_measurements_are_on_a_line() -> None:
+    plane = {(a, b): 2.0 * a + 3.0 * b + a * b for a in (1.0, 4.0, 8.0) for b in (2.0, 6.0)}
+    grid = Grid(plane, {})
+    assert grid.is_full
+    assert grid.at((5.0, 3.0), 0) == pytest.approx(10 + 9 + 15)
+    assert grid.at((9.0, 1.0), 0) == plane[8.0, 2.0]
+    blocks = Grid({(16.0,): 1.0, (48.0,): 3.0, (96.0,): 6.0}, {})
+    assert [blocks.at((size,), 0) for size in (33.0, 41.0, 48.0, 49.0, 64.0)] == [3.0, 3.0, 3.0, 4.0, 4.0]
+    single = Grid({(1.0, 1.0): 3.0, (2.0, 2.0): 5.0}, {2.0: 3.0, 4.0: 5.0})
+    assert not single.is_full
+    assert single.at((1.0, 2.0), 3.0) == 4.0
+
+
+SAMPLE = NETWORKS[::9]
+
+
+@pytest.mark.parametrize("network", SAMPLE, ids=lambda one: one.name)
+def test_every_node_that_gives_a_tensor_is_of_a_kind(network: Network) -> None:
+    model, x = network.build().eval(), network.inputs()
+    analysis = analyse(model, x)
+    kinds = kinds_of(analysis, model)
+    graph = analysis.capture.graph_module.graph
+    tensors = [one for one in needed(graph) if isinstance(analysis.propagation.values.get(one), torch.Tensor)]
+    assert sum(kind.times for kind in kinds) >= sum(one.op.startswith("call_") for one in tensors)
+    signatures = {kind.signature([group.size for group in analysis.groups]) for kind in kinds}
+    assert len(signatures) <= len(kinds)
+
+
+@pytest.mark.parametrize("network", SAMPLE[::12], ids=lambda one: one.name)
+def test_any_network_has_a_latency(network: Network, roughly: None) -> None:
+    torch.manual_seed(0)
+    model, x = network.build(), network.inputs()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        plan = fxprune.plan(model, x, latency=0.97)
+    except fxprune.PlanError as error:
+        assert "latency=0.97 cannot be met" in str(error)
+    else:
+        assert plan.notes[-1].startswith("latency=0.97: ")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
