@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from fxprune_passes.kept import Kept
 from fxprune_passes.mode import Mode
 from fxprune_passes.tensors import tensors_of
 
+_TENSORLESS = frozenset({type(None), bool, int, float, str, dict, OrderedDict, set})
 _HELD_AT_ONCE = 1 << 21  # elements of a weight that are copied in one step
 
 
@@ -248,7 +250,8 @@ def _owners(name: str) -> Iterator[str]:
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether a module holds tensors in its tables alone, and no other module (a recurrent one lists its weights)."""
-    held = [one for value in vars(module).values() for one in (value if isinstance(value, (list, tuple)) else [value])]
+    values = [value for value in vars(module).values() if type(value) not in _TENSORLESS]
+    held = [one for value in values for one in (value if isinstance(value, (list, tuple)) else [value])]
     return not module._modules and not any(isinstance(one, torch.Tensor) for one in held)
 
 

@@ -6,30 +6,36 @@ import copy
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from fxprune_passes.recalled import RecallingMode
+from fxprune_passes.recalled import RecallingMode, like
 
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size})
 
 
 def fake(tensor: torch.Tensor, fake_mode: FakeTensorMode) -> torch.Tensor:
     """A fake tensor like a plain one; anything special (sparse, quantised, a subclass) goes PyTorch's own way."""
-    if type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:
+    if not is_fakable(tensor):
         return fake_mode.from_tensor(tensor)
-    if tensor.device.type == "meta":
-        return fake_mode.from_tensor(tensor)
-    meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    wrap = fake_mode.wrapped if isinstance(fake_mode, RecallingMode) else partial(FakeTensor, fake_mode)
-    result = wrap(meta, tensor.device)
+    if isinstance(fake_mode, RecallingMode):
+        result = fake_mode.made(like(tensor))
+    else:
+        meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        result = FakeTensor(fake_mode, meta, tensor.device)
     if isinstance(tensor, nn.Parameter):
         result._is_param = True  # what isinstance(.., nn.Parameter) asks of tensor subclasses (torch 2.15)
     return result
+
+
+def is_fakable(tensor: Any) -> bool:
+    """Whether shape, strides, dtype and device say all of a tensor, which is not fake."""
+    plain = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout is torch.strided
+    return plain and not tensor.is_quantized and not tensor.is_meta
 
 
 def shadow(model: nn.Module, fake_mode: FakeTensorMode) -> nn.Module:

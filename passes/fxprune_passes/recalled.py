@@ -195,9 +195,9 @@ def is_view(func: OpOverload) -> bool:
     return func.is_view or func is aten._unsafe_view.default
 
 
-def like(tensor: FakeTensor) -> Like:
+def like(tensor: Tensor) -> Like:
     """What a plain tensor is like."""
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.fake_device
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def _writes_self_alone(func: OpOverload) -> bool:

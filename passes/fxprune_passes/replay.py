@@ -8,7 +8,7 @@ its arguments' shapes is always run.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
+from fxprune_passes.fakes import fake, is_fakable
 from fxprune_passes.recalled import Like, RecallingMode, UnknownError, is_plain, is_settled, is_view, like
 
 _PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
@@ -58,12 +59,14 @@ class Step:
 class Known:
     """What a call did: its ops in order, and what it gave.
 
-    ``computed`` are the names of the ops that gave tensors, each with the numbers among its arguments.
+    ``computed`` are the names of the ops that gave tensors, each with the numbers among its arguments; ``fresh`` what
+    the tensors of the value are like that ops made, by slot, if none of them is a view.
     """
 
     steps: Sequence[Step]
     value: Any
     computed: Sequence[tuple[str, tuple[float, ...]]]
+    fresh: Mapping[int, Like] | None
 
 
 @dataclass(slots=True)
@@ -116,9 +119,20 @@ class Replays:
         slots = {id(tensor): Slot(place) for place, tensor in enumerate(called.tensors)}
         try:
             steps = [_step(one, slots) for one in ran]
-            calls[called.key] = Known(steps, _encoded(value, slots), computed(ran)) if _holds_tensors(value) else None
+            value = _encoded(value, slots)
+            found = Known(steps, value, computed(ran), _fresh(steps, value, len(called.tensors)))
+            calls[called.key] = found if any(True for _ in _places(value)) else None
         except UnknownError:
             calls[called.key] = None
+
+    def value(self, known: Known, called: Called) -> Any:
+        """What a call gives."""
+        if known.fresh is None:
+            return self.play(known, called)[0]
+        assert self.mode is not None
+        made: dict[int, torch.Tensor] = dict(enumerate(called.tensors))
+        made.update((place, self.mode.made(one)) for place, one in known.fresh.items())
+        return _filled(known.value, made)
 
     def play(self, known: Known, called: Called) -> tuple[Any, list[Ran]]:
         """What a call gives, and the ops that would have run.
@@ -127,7 +141,8 @@ class Replays:
             known: What an equal call did.
             called: This call.
         """
-        tensors = list(called.tensors)
+        assert self.mode is not None
+        tensors = [one if type(one) is FakeTensor else fake(one, self.mode) for one in called.tensors]
         ran = []
         for step in known.steps:
             args, kwargs = _filled(step.args, tensors), _filled(step.kwargs, tensors)
@@ -149,15 +164,17 @@ class Replays:
                 tensors.append(made[-1])
         return made
 
-    def _key(self, value: Any, seen: dict[int, int], tensors: list[torch.Tensor]) -> Iterator[Any]:
+    def _key(
+        self, value: Any, seen: dict[int, int], tensors: list[torch.Tensor], *, may_be_real: bool = False
+    ) -> Iterator[Any]:
         assert self.mode is not None
         for one in value:
             kind = type(one)
-            if kind is FakeTensor:
+            if kind is FakeTensor or (may_be_real and is_fakable(one)):
                 place = seen.setdefault(id(one), len(seen))
                 if place == len(tensors):
                     tensors.append(one)
-                    yield self.mode.tensor_key(None, one)
+                    yield self.mode.tensor_key(None, one) if kind is FakeTensor else like(one)
                 else:
                     yield place
             elif kind in _PLAIN:
@@ -183,7 +200,7 @@ class Replays:
             elif type(value) is tuple or type(value) is list:
                 yield (name, *self._key(value, seen, tensors))
             elif name in ("_parameters", "_buffers"):
-                yield (*value, *self._key(value.values(), seen, tensors))
+                yield (*value, *self._key(value.values(), seen, tensors, may_be_real=True))
             elif type(value) not in (dict, OrderedDict, set) or value:  # a hook, a module, anything unknown
                 raise UnknownError
 
@@ -228,10 +245,25 @@ def _step(ran: Ran, slots: dict[int, Slot]) -> Step:
     return Step(func, args, kwargs, tuple(found))
 
 
-def _holds_tensors(value: Any) -> bool:
-    if isinstance(value, (tuple, list, dict)):
-        return any(map(_holds_tensors, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, torch.Tensor)
+def _fresh(steps: Iterable[Step], value: Any, given: int) -> dict[int, Like] | None:
+    """What the tensors of a value are like that ops made, by slot; None if one is a view."""
+    made = [(step, one) for step in steps for one in step.outputs if not isinstance(one, Slot)]
+    result: dict[int, Like] = {}
+    for place in _places(value):
+        if place >= given:
+            step, result[place] = made[place - given]
+            if is_view(step.func):
+                return None
+    return result
+
+
+def _places(value: Any) -> Iterator[int]:
+    """The slots in a value."""
+    if isinstance(value, Slot):
+        yield value.place
+    elif isinstance(value, (tuple, list, dict)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _places(one)
 
 
 def _encoded(value: Any, slots: dict[int, Slot]) -> Any:
@@ -250,7 +282,7 @@ def _encoded(value: Any, slots: dict[int, Slot]) -> Any:
     return value
 
 
-def _filled(value: Any, tensors: Sequence[torch.Tensor]) -> Any:
+def _filled(value: Any, tensors: Sequence[torch.Tensor] | Mapping[int, torch.Tensor]) -> Any:
     """A value with tensors in place of slots."""
     kind = type(value)
     if kind is Slot:

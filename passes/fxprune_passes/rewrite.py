@@ -70,8 +70,7 @@ class Rewriter:
         old = self.propagation.graph_module
         self.write()
         self.graph._codegen = old.graph._codegen
-        self.graph.eliminate_dead_code(is_impure_node=is_impure)
-        self.graph.lint()
+        self.graph.eliminate_dead_code(is_impure_node=is_impure)  # it lints
         result = self.emitter.build(self.graph, type(self.emitter.model).__name__.removesuffix("Impl"), self._unread())
         result.meta["fxprune"] = {"statistics": self.statistics, "dropped": self._dropped(result)}
         given = {name: one.flatten().tolist() for name, one in self.emitter.given.items()}  # plain, for JSON

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune_passes.errors import VerifyError, explain
-from fxprune_passes.fakes import fake_tensors
+from fxprune_passes.fakes import fake, fake_tensors
 from fxprune_passes.kept import Kept
 from fxprune_passes.propagation import Propagation
 from fxprune_passes.quiet import quiet_run
-from fxprune_passes.replay import Ran, Replays, computed
+from fxprune_passes.replay import Called, Ran, Replays, computed
 
 _Ops = Sequence[tuple[str, tuple[float, ...]]]  # names, and the numbers that they get
 
@@ -34,12 +34,11 @@ def check_shapes(propagation: Propagation, small: fx.GraphModule, kept: Kept, in
         VerifyError: The first node that does not run, has another shape, or computes with another number.
     """
     nodes, fake_mode = propagation.graph_module.graph.nodes, propagation.fake_mode
-    assert fake_mode is not None, "a graph of real values has no fake ones to compare"
     expected = {node.name: _Expected(node, _shapes(propagation.axes[node], kept)) for node in nodes}
     interpreter = _Checker(small, propagation, expected)
     names = [str(node.target) for node in small.graph.nodes if node.op == "placeholder"]
     defaults = {str(node.target): node.args[0] for node in small.graph.nodes if node.op == "placeholder" and node.args}
-    with fake_tensors(small, fake_mode), quiet_run(fake_mode):
+    with quiet_run(fake_mode):
         interpreter.run(*(inputs[name] if name in inputs else defaults[name] for name in names))
 
 
@@ -85,7 +84,9 @@ class _Checker(fx.Interpreter):
         self.extra_traceback = False
         self.propagation = propagation
         self.expected = expected
-        self.replays = Replays(propagation.fake_mode)
+        assert propagation.fake_mode is not None, "a graph of real values has no fake ones to compare"
+        self.fake_mode = propagation.fake_mode
+        self.replays = Replays(self.fake_mode)
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node, then compare shapes and numbers with those of the node that it came from."""
@@ -103,18 +104,28 @@ class _Checker(fx.Interpreter):
 
     def _run(self, node: fx.Node) -> tuple[Any, _Ops]:
         """A node's value, and the ops inside it; recalled where an equal call ran before."""
-        called = None
-        if node.op.startswith("call_"):
-            callee = self.submodules[str(node.target)] if node.op == "call_module" else node.target
-            called = self.replays.called(callee, *self.fetch_args_kwargs_from_env(node))
-        if called is not None and (known := self.replays.find(called)) is not None:
-            return self.replays.play(known, called)[0], known.computed
+        if (called := self._called(node)) is not None and (known := self.replays.find(called)) is not None:
+            return self.replays.value(known, called), known.computed
+        module = self.submodules[str(node.target)] if node.op == "call_module" else nn.Module()
         recorder = _Recorder()
-        with recorder:
-            value = super().run_node(node)
+        with fake_tensors(module, self.fake_mode):
+            called = self._called(node)
+            with recorder:
+                value = super().run_node(node)
         if called is not None:
             self.replays.learn(called, recorder.ran, value)
         return value, computed(recorder.ran)
+
+    def _called(self, node: fx.Node) -> Called | None:
+        if not node.op.startswith("call_"):
+            return None
+        callee = self.submodules[str(node.target)] if node.op == "call_module" else node.target
+        return self.replays.called(callee, *self.fetch_args_kwargs_from_env(node))
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Fetch a fake tensor in place of a parameter, a buffer or a constant."""
+        value = super().get_attr(target, args, kwargs)
+        return fake(value, self.fake_mode) if isinstance(value, torch.Tensor) else value
 
     def _compare_shapes(self, node: fx.Node, value: Any, expected: Any) -> None:
         if isinstance(expected, tuple) and isinstance(value, torch.Tensor):
