@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from traceback import walk_tb
 from types import CodeType, FrameType
 from typing import Any
@@ -73,4 +74,9 @@ def _line(code: CodeType, number: int) -> str:
 
 
 def _is_model(code: CodeType) -> bool:
-    return not code.co_filename.startswith(_NOT_THE_MODEL)
+    return _is_of_model(code.co_filename)
+
+
+@cache
+def _is_of_model(filename: str) -> bool:
+    return not filename.startswith(_NOT_THE_MODEL)

@@ -182,17 +182,19 @@ class Emitter:
         leaves = {str(node.target) for node in graph.nodes if node.op == "call_module"}
         reads |= self._other_names(reads, leaves)
         result = fx.GraphModule(nn.Module(), fx.Graph(), class_name)
+        made: dict[str, nn.Module] = {"": result}
         for path in self._needed(reads, leaves):
             parent, _, name = path.rpartition(".")
-            owner = result.get_submodule(parent)
+            owner = made[parent]
             if path in leaves:
                 owner.add_module(name, self._modules[path][2])
             elif not hasattr(owner, name):
                 container = nn.Module()
-                container.training = _training(self.model, path)
+                container.training = self._paths[path].training if path in self._paths else self.model.training
                 owner.add_module(name, container)
+            made[path] = owner.get_submodule(name)
         for name in self._in_order(reads):
-            self._place(result, name)
+            self._place(made[name.rpartition(".")[0]], name)
         result.training = self.model.training
         graph._codegen = copy.copy(graph._codegen)  # it may be the original graph's
         write_directly(graph)
@@ -224,21 +226,19 @@ class Emitter:
         order = {name: i for i, name in enumerate(self._named)}
         return sorted(reads, key=lambda name: (order.get(name, len(order)), name))
 
-    def _place(self, result: fx.GraphModule, path: str) -> None:
+    def _place(self, owner: nn.Module, path: str) -> None:
         """Put a sliced tensor where the original is: a parameter, a buffer, or a buffer that is not saved."""
         parent, _, name = path.rpartition(".")
-        owner = result.get_submodule(parent)
         if name in owner._parameters or name in owner._buffers:
             return
         tensor = self.tensor(path)
         if isinstance(tensor, nn.Parameter):
             owner.register_parameter(name, tensor)
             return
-        try:
-            original = self.model.get_submodule(parent)
-            persistent = name in original._buffers and name not in original._non_persistent_buffers_set
-        except AttributeError:
-            persistent = False
+        original = self._paths.get(parent)
+        persistent = (
+            original is not None and name in original._buffers and name not in original._non_persistent_buffers_set
+        )
         owner.register_buffer(name, tensor, persistent=persistent or path in self.saved)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, cast
@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fxprune_passes.recalled import RecallingMode, like
 
+_TABLES = frozenset({"_parameters", "_buffers", "_modules"})
+_KINDS = frozenset({dict, OrderedDict, set})
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size})
 
 
@@ -50,12 +52,12 @@ def shadow(model: nn.Module, fake_mode: FakeTensorMode) -> nn.Module:
     memo: dict[int, Any] = {}
     modules = list(model.modules())
     for module in modules:
-        others = [value for value in vars(module).values() if type(value) not in _ATOMS]
-        attributes = (value for value in others if isinstance(value, torch.Tensor))
-        for tensor in [*module._parameters.values(), *module._buffers.values(), *attributes]:
+        others = [one for name, one in vars(module).items() if name not in _TABLES and not _is_bare(one)]
+        attributes = (one for one in others if isinstance(one, torch.Tensor))
+        for tensor in (*module._parameters.values(), *module._buffers.values(), *attributes):
             if tensor is not None and id(tensor) not in memo:
                 memo[id(tensor)] = fake(tensor, fake_mode)
-        memo.update((id(tensor), tensor.detach()) for tensor in tensors_held(module) if id(tensor) not in memo)
+        memo.update((id(tensor), tensor.detach()) for tensor in _tensors_in(others) if id(tensor) not in memo)
     plain = [
         module for module in modules if id(module) not in memo and _is_copied_by_state(cast(Hashable, type(module)))
     ]
@@ -76,6 +78,12 @@ def _is_copied_by_state(kind: Any) -> bool:
     return plain and not asks
 
 
+def _is_bare(value: Any) -> bool:
+    """Whether a value holds nothing: a number, a name, or one of the many empty tables of a module."""
+    kind = type(value)
+    return kind in _ATOMS or (kind in _KINDS and not value)
+
+
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     """What ``copy.deepcopy`` gives; it takes its time over the many plain attributes of a module."""
     kind = type(value)
@@ -83,8 +91,8 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return value
     if id(value) in memo:
         return memo[id(value)]
-    if kind is set and all(type(one) in _ATOMS for one in value):
-        return memo.setdefault(id(value), value.copy())
+    if kind in _KINDS and not value:
+        return memo.setdefault(id(value), kind())
     if kind is tuple and all(type(one) in _ATOMS for one in value):
         return value
     if kind is not dict and (kind is not OrderedDict or vars(value)):
@@ -97,7 +105,11 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 def tensors_held(module: nn.Module) -> Iterator[torch.Tensor]:
     """Parameters, buffers and tensor attributes of one module, also those in its dicts, lists and tuples."""
-    waiting: list[Any] = [value for value in vars(module).values() if type(value) not in _ATOMS]
+    yield from _tensors_in(vars(module).values())
+
+
+def _tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    waiting = list(values)
     while waiting:
         value = waiting.pop()
         if isinstance(value, torch.Tensor):
