@@ -9,10 +9,11 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from fxprune.analysis import Analysis
+from fxprune.choices import kept_of
 from fxprune.exporting import dynamic_shapes_of, export
 from fxprune.inputs import as_call
 from fxprune.modules import compile_module
-from fxprune.plans import Plan, kept_of
+from fxprune.plans import Plan
 from fxprune.program import Model
 from fxprune.proving import prove_inferred
 from fxprune.specs import from_spec

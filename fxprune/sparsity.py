@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fxprune.analysis import analyse
+from fxprune.analysis import Analysis, analyse
+from fxprune.choices import lists_of
 from fxprune.choose import plan as choose
 from fxprune.choose import prunable
 from fxprune.indices import kept_mask
@@ -128,7 +129,8 @@ class Regularizer:
         else:
             groups = prunable(analysis.groups, self._module, ignore)
         scales = {id(one.weight) for one in self._module.modules() if isinstance(one, _NORMS)}
-        self._watched = [found for group in groups if (found := self._watch(group, scales)).members]
+        by_block = [analysis.by_block(one) if plan and one.name in plan.blocks else one for one in groups]
+        self._watched = [found for one in by_block if (found := self._watch(one, scales, analysis)).members]
         if not self._watched:
             what = "scale of a norm" if kind == "bn_scale" else "channel"
             first = f"kind={kind!r} finds no {what} to work on in {len(analysis.groups)} channel groups."
@@ -186,6 +188,8 @@ class Regularizer:
     def norms(self) -> dict[str, Tensor]:
         """By channel group (size,): the Euclidean norm of what counts of each channel, ``w_c`` or ``g_c``.
 
+        For ``"growing"`` with a plan that keeps others in each block, channel c of block b is number ``b * width + c``.
+
         Raises:
             PlanError: The model's parameters are no longer those that were analysed.
         """
@@ -197,13 +201,15 @@ class Regularizer:
         channels = sum(int((one.factor > 0).sum()) for one in self._watched)
         return f"Regularizer({self.kind}, strength={self.strength}, {len(self._watched)} groups, {channels} channels)"
 
-    def _watch(self, group: ChannelGroup, scales: set[int]) -> _Watched:
-        members = members_of(group, lambda site: self.kind != "bn_scale" or id(site.tensor) in scales)
+    def _watch(self, group: ChannelGroup, scales: set[int], analysis: Analysis) -> _Watched:
+        parameters = analysis.groups.parameters
+        members = members_of(group, lambda site: self.kind != "bn_scale" or id(site.tensor) in scales, parameters)
         factor = torch.ones(group.size)
         if self.kind == "group_lasso" and members:
             factor = counts(members, group.size).sqrt()
         elif self.plan is not None:
-            factor = 1.0 - kept_mask(group.size, self.plan.keep[group.name]).float()
+            lists = lists_of(self.plan.keep[group.name])
+            factor = torch.cat([1.0 - kept_mask(group.width, one).float() for one in lists])
         return _Watched(group.name, group.size, members, factor)
 
     def _parameters(self) -> dict[str, nn.Parameter]:
