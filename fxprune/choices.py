@@ -10,10 +10,11 @@ import torch
 
 from fxprune.analysis import Analysis
 from fxprune.indices import check_indices, kept_mask
-from fxprune_passes.axes import Dim
+from fxprune_passes.axes import Dim, leaves, resolve
+from fxprune_passes.digits import digits
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.groups import ChannelGroup
-from fxprune_passes.kept import Blocks, Kept
+from fxprune_passes.kept import Blocks, Kept, block_numbers, blocks_of
 
 ByBlock = tuple[tuple[int, ...], ...]
 Indices = tuple[int, ...] | ByBlock
@@ -117,3 +118,43 @@ def kept_from(keep: Mapping[str, Sequence[Any]], dims: Mapping[str, Dim], outers
         rows = torch.stack([kept_mask(dim.size, one) for one in kept])
         blocks[dim] = Blocks(tuple(dims[one] for one in outers[name]), rows)
     return Kept(masks, {dim: name for name, dim in dims.items()}, blocks)
+
+
+def blocks_of_member(analysis: Analysis, member: str, indices: Sequence[Any]) -> dict[str, Indices] | None:
+    """Kept indices by group, from output channels of a member that keep as many in every block that stays.
+
+    Args:
+        analysis: The analysed model.
+        member: A module or parameter whose axis is made of a group and its blocks.
+        indices: Along that axis.
+
+    Returns:
+        None where all blocks keep the same, or the indices are to be seen in another way.
+    """
+    groups = analysis.groups
+    if member in {group.name for group in groups} or not all(type(one) is int for one in indices):
+        return None
+    axis = resolve(groups.axis(member))
+    inside = [leaf for leaf in dict.fromkeys(leaves(axis)) if leaf in groups.names]
+    free = [dim for dim in inside if {dim, *analysis.freedom(groups[groups.names[dim]]).outers} == set(inside)]
+    if len(inside) < 2 or len(free) != 1 or not all(0 <= one < axis.size for one in indices):
+        return None
+    (dim,) = free
+    outers = analysis.freedom(groups[groups.names[dim]]).outers
+    digit = digits(axis, dim)[0]
+    rows, channel = block_numbers((axis,), outers, 0, digit), digit.channel
+    chosen = torch.zeros(blocks_of(outers), dim.size, dtype=torch.bool)
+    chosen[rows[list(indices)], channel[list(indices)]] = True
+    stays = chosen.any(1)
+    counts = chosen.sum(1)[stays]
+    if not len(counts) or len(counts.unique()) > 1 or len(chosen[stays].unique(dim=0)) == 1:
+        return None
+    chosen[~stays] = chosen[stays][0]
+    keep: dict[str, Indices] = {groups.names[dim]: tuple(tuple(row.nonzero().flatten().tolist()) for row in chosen)}
+    if not stays.all():
+        if len(outers) > 1:
+            return None
+        keep[groups.names[outers[0]]] = tuple(stays.nonzero().flatten().tolist())
+    (places,) = kept_of(analysis, keep).places((axis,))
+    exact = places is not None and sorted(indices) == (places >= 0).nonzero().flatten().tolist()
+    return keep if exact else None

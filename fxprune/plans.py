@@ -16,7 +16,17 @@ from tabulate import tabulate
 from torch import nn
 
 from fxprune.analysis import Analysis, analyse
-from fxprune.choices import Indices, check_blocks, check_free, count_of, is_by_block, kept_from, kept_of, settled
+from fxprune.choices import (
+    Indices,
+    blocks_of_member,
+    check_blocks,
+    check_free,
+    count_of,
+    is_by_block,
+    kept_from,
+    kept_of,
+    settled,
+)
 from fxprune.indices import check_indices, resolve_keep
 from fxprune.inputs import ExampleInputs, as_call, bind
 from fxprune.program import Model, inputs_of
@@ -340,7 +350,8 @@ def make_plan(
 def _resolved(analysis: Analysis, member: str, indices: Sequence[Any]) -> dict[str, Indices]:
     """Kept indices by group, of a member that a user names."""
     if not is_by_block(indices):
-        return dict(resolve_keep(analysis.groups, member, list(indices)))
+        found = blocks_of_member(analysis, member, indices)
+        return found or dict(resolve_keep(analysis.groups, member, list(indices)))
     group = analysis.groups[member]
     return {group.name: check_free(analysis, group, indices)}
 

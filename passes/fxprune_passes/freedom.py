@@ -54,6 +54,37 @@ def find_freedom(propagation: Propagation, groups: Iterable[ChannelGroup]) -> di
     return {dim: Freedom(tuple(left), search.reasons.get(dim, "")) for dim, left in search.left.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to be a position of an axis: a join has one for each part, but for parts alike.
+
+    Attributes:
+        leaves: The Dims that the position is a channel of.
+        picked: Those among which it was picked by an index, more than one of them maybe.
+    """
+
+    leaves: tuple[Dim, ...] = ()
+    picked: frozenset[Dim] = frozenset()
+
+    def __add__(self, other: _Way) -> _Way:
+        """Both at once: a position of a product."""
+        return _Way(self.leaves + other.leaves, self.picked | other.picked)
+
+    def counts(self, dim: Dim | None, outer: Dim) -> tuple[bool, int]:
+        """Whether it is a channel of ``dim``, and how often it names ``outer``; picks name as good as twice."""
+        times = self.leaves.count(outer) + 2 * (outer in self.picked or dim in self.picked)
+        return dim in self.leaves or dim in self.picked, times
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """An axis taken apart: all Dims in it, and the ways to be a position of it."""
+
+    axis: Term
+    leaves: frozenset[Dim]
+    ways: frozenset[_Way]
+
+
 @dataclass(slots=True)
 class _Search:
     """The Dims that may still number the blocks of each Dim, and why another does not."""
@@ -62,27 +93,46 @@ class _Search:
     beside: dict[Dim, set[Dim]] = field(default_factory=dict)
     reasons: dict[Dim, str] = field(default_factory=dict)
     wanted: set[Dim] = field(default_factory=set)
-    _held: dict[int, tuple[Axes, set[Dim]]] = field(default_factory=dict)
+    _axes: dict[int, _Axis] = field(default_factory=dict)
+    _tensors: dict[int, tuple[Axes, list[_Axis], set[Dim]]] = field(default_factory=dict)
     _checked: set[int] = field(default_factory=set)
+
+    def held(self, axes: Axes) -> tuple[Axes, list[_Axis], set[Dim]]:
+        """The axes of a tensor taken apart, and all Dims in them; each axis is looked at once."""
+        if (known := self._tensors.get(id(axes))) is None:
+            found = [self._axis(axis) for axis in axes]
+            known = self._tensors[id(axes)] = (axes, found, set[Dim]().union(*(one.leaves for one in found)))
+        return known
+
+    def _axis(self, axis: Term) -> _Axis:
+        if (known := self._axes.get(id(axis))) is None:
+            known = self._axes[id(axis)] = _Axis(axis, frozenset(leaves(axis)), _ways(axis))
+        return known
 
     def inside(self, axes: Axes) -> set[Dim]:
         """The Dims in question that a tensor holds."""
-        if (known := self._held.get(id(axes))) is None:
-            known = self._held[id(axes)] = (axes, {leaf for axis in axes for leaf in leaves(axis)} & self.wanted)
-        return known[1] & self.wanted
+        return self.held(axes)[2] & self.wanted
+
+    def counts(self, axes: Axes, dim: Dim | None, outer: Dim) -> set[int]:
+        """How often the elements of a tensor that are a channel of ``dim`` (all, for None) name ``outer``."""
+        found = {(False, 0)}
+        for one in self.held(axes)[1]:
+            if dim in one.leaves or outer in one.leaves:
+                each = {way.counts(dim, outer) for way in one.ways}
+                found = {(a or c, b + d) for a, b in found for c, d in each}
+        return {times for held, times in found if held or dim is None}
 
     def hold(self, axes: Axes, name: str) -> None:
         """A tensor that is used: the block of every channel in it must be known; each is looked at once."""
-        inside = self.inside(axes)
         if id(axes) not in self._checked:
             self._checked.add(id(axes))
-            for dim in inside:
+            for dim in self.inside(axes):
                 self.check(dim, axes, name)
 
     def check(self, dim: Dim, axes: Axes, name: str) -> None:
         """Forbid what does not say the block of every channel of ``dim`` in a tensor."""
         for outer in list(self.left[dim]):
-            counts = _counts(axes, dim, outer)
+            counts = self.counts(axes, dim, outer)
             if any(times != 1 for times in counts):
                 how = "holds them without their blocks" if 0 in counts else "mixes blocks"
                 self.forbid(dim, outer, f"{name} {tuple(axis.size for axis in axes)} {how}")
@@ -99,11 +149,15 @@ class _Search:
 def _start(search: _Search, group: ChannelGroup, propagation: Propagation) -> None:
     """Begin with what all parameters of a group hold: for most groups that is nothing."""
     dim, tensors = group.dim, [propagation.parameters[site.parameter] for site in group.sites]
-    first = [leaf for axis in tensors[0] for leaf in leaves(axis)]
-    search.left[dim] = [one for one in dict.fromkeys(first) if one is not dim and one.frozen is None and one.size > 1]
-    search.beside[dim] = {one for site in group.sites for one in _beside(site.axis, dim)} if search.left[dim] else set()
+    first = dict.fromkeys(leaf for axis in tensors[0] for leaf in leaves(axis))
+    search.left[dim] = [one for one in first if one is not dim and one.frozen is None and one.size > 1]
+    search.beside[dim] = {one for site in group.sites for one in _beside(site.axis, dim)}
+    for one in search.beside[dim]:
+        if one.frozen is not None and not one.frozen.dynamic and one.size > 1:
+            search.reasons[dim] = f"its {one.size} blocks are frozen by {one.frozen.where}: {one.frozen.reason}"
     for site, axes in zip(group.sites, tensors, strict=True):
-        search.check(dim, axes, site.parameter)
+        if search.left[dim]:
+            search.check(dim, axes, site.parameter)
     if search.left[dim]:
         search.wanted.add(dim)
 
@@ -124,7 +178,7 @@ def _apply(search: _Search, operation: Operation, around: Sequence[object], name
             if together is None:
                 search.forbid(dim, outer, f"{where} is not known to keep blocks apart")
             elif any(_mixes(terms, dim, outer) for terms in together) or any(
-                max(_counts(axes, None, outer), default=0) > 1 for axes in operation.axes
+                max(search.counts(axes, None, outer), default=0) > 1 for axes in operation.axes
             ):
                 search.forbid(dim, outer, f"{where} mixes blocks")
 
@@ -135,27 +189,17 @@ def _mixes(terms: Sequence[Term], dim: Dim, outer: Dim) -> bool:
     return outer in inside and dim not in inside
 
 
-def _counts(axes: Axes, dim: Dim | None, outer: Dim) -> set[int]:
-    """How often the elements of a tensor that are a channel of ``dim`` (all, for None) name ``outer``."""
-    found = {(0, 0)}
-    for axis in axes:
-        found = {(a + c, b + d) for a, b in found for c, d in _alternatives(axis, dim, outer)}
-    return {times for held, times in found if held or dim is None}
-
-
-def _alternatives(term: Term, dim: Dim | None, outer: Dim) -> set[tuple[int, int]]:
-    """How often a position of an axis names ``dim`` and ``outer``; picked ones count as many times."""
+def _ways(term: Term) -> frozenset[_Way]:
     term = resolve(term)
     if isinstance(term, Dim):
-        return {(int(term is dim), int(term is outer))}
+        return frozenset({_Way((term,))})
     if isinstance(term, Take):
-        inside = set(leaves(term))
-        return {(int(dim in inside), 2 * int(outer in inside or dim in inside))}
+        return frozenset({_Way(picked=frozenset(leaves(term)))})
     if isinstance(term, Cat):
-        return {one for part in term.parts for one in _alternatives(part, dim, outer)}
-    found = {(0, 0)}
+        return frozenset(way for part in term.parts for way in _ways(part))
+    found = frozenset({_Way()})
     for factor in term.factors:
-        found = {(a + c, b + d) for a, b in found for c, d in _alternatives(factor, dim, outer)}
+        found = frozenset(one + other for one in found for other in _ways(factor))
     return found
 
 

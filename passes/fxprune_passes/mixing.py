@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from fxprune_passes.axes import Axes, Prod, Term, resolve
@@ -38,7 +39,7 @@ def mixed(operation: Operation) -> Together | None:
         return None
     if rule in _MIXING:
         args, kwargs = operation.arguments
-        call = inspect.signature(rule).bind(None, *args, **kwargs)
+        call = _signature(rule).bind(None, *args, **kwargs)
         call.apply_defaults()
         return _MIXING[rule](call.arguments)
     return () if rule in _APART or rule.__module__ == pooling.__name__ else None
@@ -58,6 +59,9 @@ _APART = frozenset(
         writing.slice_scatter, writing.select_scatter,
     }
 )  # fmt: skip
+
+
+_signature = cache(inspect.signature)
 
 
 def _mixing(*rules: Rule) -> Callable[[Mixing], Mixing]:
