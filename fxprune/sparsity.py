@@ -77,6 +77,8 @@ class Regularizer:
         plan: For ``"growing"``, in place of ``channels`` and ``ignore``: removes the channels that are to go.
         every: For ``"growing"``: steps between two rises, 10 by default.
         limit: For ``"growing"``: the largest ``lambda``, 1 by default.
+        by_block: In grouped convolutions and heads, where no tensor forbids it, every channel of every block counts by
+            itself, as :func:`fxprune.plan` keeps them by default. With ``plan``, it says so.
 
     Attributes:
         kind: As given.
@@ -112,6 +114,7 @@ class Regularizer:
         plan: Plan | None = None,
         every: int | None = None,
         limit: float | None = None,
+        by_block: bool = True,
     ) -> None:
         options = {"channels": channels, "plan": plan, "every": every, "limit": limit}
         _check_options(kind, strength, {**options, "ignore": tuple(ignore) or None, "emit": emit})
@@ -121,7 +124,9 @@ class Regularizer:
         emit = emit or (plan.emit if plan else "graph")
         if kind == "growing" and plan is None:
             stays = 0.5 if channels is None else channels
-            plan = choose(model, example_inputs, channels=stays, criterion="l1", ignore=ignore, emit=emit)
+            plan = choose(
+                model, example_inputs, channels=stays, criterion="l1", ignore=ignore, by_block=by_block, emit=emit
+            )
         self.plan = plan
         analysis = plan.analysis_of(model, emit) if plan else analyse(model, example_inputs, emit=emit)
         if plan is not None:
@@ -129,8 +134,9 @@ class Regularizer:
         else:
             groups = prunable(analysis.groups, self._module, ignore)
         scales = {id(one.weight) for one in self._module.modules() if isinstance(one, _NORMS)}
-        by_block = [analysis.by_block(one) if plan and one.name in plan.blocks else one for one in groups]
-        self._watched = [found for one in by_block if (found := self._watch(one, scales, analysis)).members]
+        free = {one.name for one in groups if by_block} if plan is None else set(plan.blocks)
+        seen = [analysis.by_block(one) if one.name in free else one for one in groups]
+        self._watched = [found for one in seen if (found := self._watch(one, scales, analysis)).members]
         if not self._watched:
             what = "scale of a norm" if kind == "bn_scale" else "channel"
             first = f"kind={kind!r} finds no {what} to work on in {len(analysis.groups)} channel groups."
@@ -188,7 +194,7 @@ class Regularizer:
     def norms(self) -> dict[str, Tensor]:
         """By channel group (size,): the Euclidean norm of what counts of each channel, ``w_c`` or ``g_c``.
 
-        For ``"growing"`` with a plan that keeps others in each block, channel c of block b is number ``b * width + c``.
+        Where channels count by block (groups of a convolution, heads), channel c of block b is ``b * width + c``.
 
         Raises:
             PlanError: The model's parameters are no longer those that were analysed.

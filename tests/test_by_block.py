@@ -312,6 +312,30 @@ def test_growing_penalties_follow_the_blocks() -> None:
     assert float(model.middle.weight.grad[6, 0].abs().sum()) > 0
 
 
+def test_group_lasso_counts_every_channel_of_every_block() -> None:
+    model, total = net().double(), 0.0
+    first, middle, last, norm = model.first, model.middle, model.last, model.norm
+    assert first.bias is not None and middle.bias is not None
+    for block in range(2):
+        for channel in range(8):
+            row = block * 8 + channel
+            parts = [first.weight[row], first.bias[row], middle.weight[block * 6 : block * 6 + 6, channel]]
+            total += _root_of_squares(parts)
+        for channel in range(6):
+            row = block * 6 + channel
+            parts = [middle.weight[row], middle.bias[row], norm.weight[row], norm.bias[row], last.weight[:, row]]
+            total += _root_of_squares(parts)
+    penalty = fxprune.Regularizer(model, X.double(), strength=1.0).penalty()
+    torch.testing.assert_close(float(penalty.detach()), total, rtol=1e-12, atol=0)
+    alike = fxprune.Regularizer(model, X.double(), strength=1.0, by_block=False)
+    assert {name: len(norms) for name, norms in alike.norms().items()} == {"first:1": 8, "middle:1": 6}
+
+
+def _root_of_squares(parts: list[Tensor]) -> float:
+    elements = torch.cat([one.detach().flatten() for one in parts])
+    return float(len(elements) ** 0.5 * elements.norm())
+
+
 def test_steps_go_by_block() -> None:
     model: nn.Module = net()
     before = model
@@ -325,3 +349,58 @@ def test_the_same_plan_on_every_run() -> None:
     for name in OF_WEIGHTS:
         plans = [fxprune.plan(net(), X, channels=0.5, criterion=name, seed=3) for _ in range(2)]
         assert plans[0] == plans[1]
+
+
+def idle(model: Net) -> None:
+    """Zero filters in other places of each group, as many in the first as in the second but one."""
+    with torch.no_grad():
+        for channel in (1, 3, 4, 6, 7, 8, 11, 12, 13):
+            model.first.weight[channel] = 0
+        for channel in (2, 3, 4, 5, 6, 7, 8, 9):
+            model.middle.weight[channel] = 0
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_zeros_go_from_each_block_in_other_places(biased: bool) -> None:
+    model = net()
+    idle(model)
+    if not biased:
+        assert model.first.bias is not None and model.middle.bias is not None
+        model.first.bias.data.zero_()
+        model.middle.bias.data.zero_()
+    plan = fxprune.Plan.from_zeros(model, X)
+    assert plan.keep == {"first:1": ((0, 1, 2, 5), (1, 2, 6, 7)), "middle:1": ((0, 1), (4, 5))}
+    small = fxprune.compile(model, plan)
+    torch.testing.assert_close(small(X), model(X), rtol=1e-4, atol=1e-5)
+    assert_exact(model, plan, small, X, batch_sizes=(1, 3))
+
+
+def test_zeros_of_heads_go_by_head(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(12, 3, 16, batch_first=True).eval()
+    randomize(model, 0)
+    inner = model.self_attn
+    with torch.no_grad():
+        for head, channels in enumerate(((0, 1), (1, 3), (0, 2))):
+            for row in (12 * part + 4 * head + channel for part in range(3) for channel in channels):
+                inner.in_proj_weight[row] = 0
+                inner.in_proj_bias[row] = 0
+    x = torch.randn(2, 5, 12)
+    plan = fxprune.Plan.from_zeros(model, x)
+    assert list(plan.keep.values()) == [((2, 3), (0, 2), (1, 3))]
+    plan.save(tmp_path / "zeros.json")
+    loaded = fxprune.Plan.load(tmp_path / "zeros.json")
+    assert loaded == plan
+    small = fxprune.compile(model, loaded)
+    assert_exact(model, loaded, small, x)
+    assert small(x).shape == model(x).shape
+
+
+def test_small_weights_go_from_each_block_too() -> None:
+    model = net()
+    idle(model)
+    with torch.no_grad():
+        model.first.weight[model.first.weight == 0] = 1e-9
+    plan = fxprune.Plan.from_zeros(model, X, tolerance=1e-5)
+    assert plan.keep["first:1"] == ((0, 1, 2, 5), (1, 2, 6, 7))
+    assert_exact(model, plan, fxprune.compile(model, plan), X)
