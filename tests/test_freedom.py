@@ -31,7 +31,7 @@ FREE = frozenset(
         "group_norm_three_groups", "group_norm_without_affine", "grouped_pair_aligned",
         "grouped_query_expanded", "grouped_query_flag", "grouped_query_interleaved", "grouped_residual",
         "grouped_to_one_each", "grouped_transposed_1d", "grouped_widening", "interleaved_into_gate",
-        "linear_attention", "linear_batched_heads", "merge_batch_and_parts", "multihead", "multihead_cross",
+        "linear_attention", "linear_batched_heads", "merge_batch_and_parts", "multihead", "multihead_cross", "multihead_extra_tokens",
         "multihead_weights", "multihead_without_bias", "normed_queries", "positions_cut_to_length",
         "relative_positions", "repeat_interleave_keyword", "repeat_interleave_method", "res_ne_xt",
         "rotary_grouped_query", "rotary_halves", "rotary_of_apart", "rotary_of_awhole_head", "rotary_pairs",
@@ -140,6 +140,8 @@ APART = {
     "norm of a head": lambda self, x: F.layer_norm(x, (4,)),
     "norm of all": lambda self, x: F.layer_norm(x, (3, 4)),
     "softmax along the sequence": lambda self, x: x.softmax(1),
+    "added to zeros": lambda self, x: torch.zeros(*x.shape) + x,
+    "written along the sequence": lambda self, x: torch.zeros(*x.shape).index_copy(1, torch.arange(7), x),
     "heads turned": lambda self, x: x.transpose(2, 3).exp().transpose(2, 3),
     "attention in each head": lambda self, x: (
         (x.transpose(1, 2) @ x.permute(0, 2, 3, 1)).softmax(-1) @ x.transpose(1, 2)

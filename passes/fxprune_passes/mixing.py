@@ -12,6 +12,7 @@ from fxprune_passes.propagation import Operation
 from fxprune_passes.rules import (
     Rule,
     contraction,
+    factories,
     movement,
     normalization,
     pointwise,
@@ -56,7 +57,8 @@ _APART = frozenset(
         movement.embedding_bag, movement.unfold, movement.diagonal,
         reduction.total, reduction.mean, reduction.variance, reduction.vector_norm, reduction.extreme,
         reduction.weight_norm,
-        writing.slice_scatter, writing.select_scatter,
+        writing.slice_scatter, writing.select_scatter, writing.index_write, writing.index_fill, writing.index_put,
+        writing.scatter, factories.uniform, movement.triangle,
     }
 )  # fmt: skip
 
