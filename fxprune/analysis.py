@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -13,8 +13,11 @@ from fxprune.inputs import ExampleInputs
 from fxprune.notes import inferred_notes, listed, notes_of, unread
 from fxprune.program import Model, inputs_of
 from fxprune.wrappers import unwrap
+from fxprune_passes.axes import Dim
+from fxprune_passes.blocks import by_block
 from fxprune_passes.errors import CaptureError, PlanError, explain
-from fxprune_passes.groups import ChannelGroups, Site
+from fxprune_passes.freedom import Freedom, find_freedom
+from fxprune_passes.groups import ChannelGroup, ChannelGroups, Site
 from fxprune_passes.propagate import propagate
 from fxprune_passes.propagation import Propagation
 from fxprune_passes.quiet import no_collection
@@ -36,6 +39,18 @@ class Analysis:
     propagation: Propagation
     groups: ChannelGroups
     emit: str = "graph"
+    _freedom: dict[Dim, Freedom] = field(default_factory=dict, repr=False, compare=False)
+
+    def freedom(self, group: ChannelGroup) -> Freedom:
+        """Whether a group's channels may differ from block to block (heads, groups of a convolution)."""
+        if group.dim not in self._freedom:
+            self._freedom.update(find_freedom(self.propagation, self.groups))
+        return self._freedom[group.dim]
+
+    def by_block(self, group: ChannelGroup) -> ChannelGroup:
+        """A group as one of all channels of all blocks, where each may keep channels of its own; else as it is."""
+        outers = self.freedom(group).outers
+        return by_block(group, outers, self.groups.parameters) if outers else group
 
 
 @no_collection()

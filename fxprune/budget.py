@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fxprune.choices import Indices
 from fxprune.meters import Meter
 from fxprune.targets import Target
 from fxprune.widths import nearest
@@ -18,7 +20,7 @@ from fxprune_passes.kept import Kept
 SCOPES = ("local", "global", "isomorphic")
 _CLOSE = 0.995  # of a bound: no more is added from here on
 _HALVINGS = 40
-Keep = dict[str, tuple[int, ...]]
+Keep = dict[str, Indices]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +29,23 @@ class Choice:
 
     Attributes:
         group: The group.
-        order: Its channels, best first.
-        scores: Theirs, in that order, such that they compare with those of other groups.
+        orders: The channels of each of its blocks, best first (there is one where all keep the same).
+        scores: ``(width,)``: theirs in that order, the mean over blocks, such that they compare with those of other
+            groups.
         allowed: The numbers of channels that it may keep.
         fixed: The fraction that an override asks for; None where the target decides.
     """
 
     group: ChannelGroup
-    order: tuple[int, ...]
+    orders: tuple[tuple[int, ...], ...]
     scores: Tensor
     allowed: list[int]
     fixed: float | None = None
+
+    def best(self, count: int) -> tuple[Any, ...]:
+        """So many channels, of each block."""
+        best = tuple(order[:count] for order in self.orders)
+        return best if self.group.blocks > 1 else best[0]
 
 
 class Planner:
@@ -53,7 +61,7 @@ class Planner:
         for members in self._classes:
             wanted = _shares(members, level)
             for choice, count in zip(members, wanted, strict=True):
-                ask = count if choice.fixed is None else choice.fixed * choice.group.size
+                ask = count if choice.fixed is None else choice.fixed * choice.group.width
                 result[choice.group.name] = nearest(choice.allowed, ask)
         return result
 
@@ -107,7 +115,7 @@ def _structure(group: ChannelGroup) -> tuple[object, ...]:
 def _shares(members: Sequence[Choice], level: float) -> list[float]:
     """How many channels each group of a class keeps where a share of them all stays, those that score highest."""
     if len(members) == 1:
-        return [level * members[0].group.size]
+        return [level * members[0].group.width]
     ranked = torch.cat([one.scores for one in members]).sort(descending=True, stable=True).values
     stay = round(level * len(ranked))
     if stay == 0:

@@ -12,6 +12,7 @@ from torch import nn
 from fxprune.analysis import Analysis, analyse
 from fxprune.batches import Loss
 from fxprune.budget import SCOPES, Choice, Keep, Planner, met
+from fxprune.choices import is_by_block, kept_of, settled
 from fxprune.costs import Costs
 from fxprune.criteria import Criterion, Evidence, Scorer, find_criterion, name_of
 from fxprune.indices import kept_mask
@@ -19,7 +20,7 @@ from fxprune.inputs import ExampleInputs, as_call
 from fxprune.latency import Stopwatch, check_timing, latency_meter
 from fxprune.meters import Counted, Meter
 from fxprune.modules import fit
-from fxprune.plans import Plan, kept_of, make_plan
+from fxprune.plans import Plan, make_plan
 from fxprune.program import Model, inputs_of
 from fxprune.targets import Target, target_of
 from fxprune.widths import Widths
@@ -51,6 +52,7 @@ def plan(
     round_to: int | str | None = "default",
     min_channels: int = 1,
     max_drop: float = 1.0,
+    by_block: bool = True,
     seed: int = 0,
     emit: str = "graph",
 ) -> Plan:
@@ -88,6 +90,8 @@ def plan(
             from 64 channels on, of 8 from 32 on, which kernels like. By default None for ``channels``, else ``"auto"``.
         min_channels: At least so many of each group stay.
         max_drop: At most this fraction of each group goes.
+        by_block: In grouped convolutions and heads, each block keeps the channels that score highest in it, as many as
+            every other, where no tensor forbids it. False: the same channels in all blocks.
         seed: For ``"random"``, and for what the model and the batches draw at random.
         emit: What the plan is to be compiled to. ``"module"`` leaves out the groups that the model's own code does
             not let go, and says so.
@@ -120,16 +124,29 @@ def plan(
     score = Scorer(criterion, evidence)
     whole = _ignored(analysis.groups, module, ignore)
     fixed = _overridden(analysis.groups, module, overrides or {}, whole)
-    score.score(_one_factor_each(analysis.groups, whole))  # before anything is searched: it may be refused
+
+    views: dict[str, ChannelGroup] = {}
+
+    def open_groups(without: set[str]) -> list[ChannelGroup]:
+        groups = _one_factor_each(analysis.groups, without)
+        for group in (one for one in groups if one.name not in views):
+            views[group.name] = analysis.by_block(group) if by_block else group
+        return [views[group.name] for group in groups]
+
+    score.score(open_groups(whole))  # before anything is searched: it may be refused
     notes = list[str]()
 
     def choose(left_out: set[str]) -> Keep:
-        groups = _one_factor_each(analysis.groups, whole | left_out)
-        choices = [one for group in groups if (one := _choice(group, score, widths, fixed.get(group.name)))]
-        ranked = {one.group.name: one.order for one in choices}
+        choices = [
+            one
+            for group in open_groups(whole | left_out)
+            if (one := _choice(group, score, widths, fixed.get(group.name)))
+        ]
+        ranked = {one.group.name: one for one in choices}
+        orders = {name: one.orders[0] for name, one in ranked.items()}
 
         def settle(counts: Mapping[str, int]) -> tuple[Keep, Kept]:
-            keep = cover(analysis, {name: ranked[name][:count] for name, count in counts.items()}, ranked)
+            keep = cover(analysis, {name: ranked[name].best(count) for name, count in counts.items()}, orders)
             return keep, kept_of(analysis, keep)
 
         planner = Planner(choices, scope)
@@ -165,9 +182,10 @@ def _choice(group: ChannelGroup, score: Scorer, widths: Widths, fixed: float | N
     """How a group's channels rank, and its widths; None where the criterion has no scores for it."""
     if (scores := score(group)) is None:
         return None
-    ordered = torch.sort(scores, descending=True, stable=True)
-    compared = ordered.values if score.comparable else _relative(ordered.values)
-    return Choice(group, tuple(ordered.indices.tolist()), compared, widths.allowed(group.size), fixed)
+    ordered = torch.sort(scores.view(group.blocks, group.width), descending=True, stable=True)
+    orders, values = tuple(map(tuple, ordered.indices.tolist())), ordered.values.mean(0)
+    compared = values if score.comparable else _relative(values)
+    return Choice(group, orders, compared, widths.allowed(group.width), fixed)
 
 
 def _relative(scores: torch.Tensor) -> torch.Tensor:
@@ -191,27 +209,26 @@ def _overridden(
     return result
 
 
-def cover(
-    analysis: Analysis, keep: Mapping[str, Sequence[int]], ranked: Mapping[str, Sequence[int]]
-) -> dict[str, tuple[int, ...]]:
+def cover(analysis: Analysis, keep: Mapping[str, Sequence[Any]], ranked: Mapping[str, Sequence[int]]) -> Keep:
     """Keep a channel more where an axis would lose all of its own: every reader keeps something to read.
 
     Args:
         analysis: The analysed model.
-        keep: Kept indices by group.
+        keep: Kept indices by group. No axis picks channels that are kept by block, so they cover all that they can.
         ranked: All indices by group, best first.
 
     Returns:
         Kept indices by group, ascending.
     """
-    result = {name: set(kept) for name, kept in keep.items()}
+    blocks: Keep = {name: settled(kept) for name, kept in keep.items() if is_by_block(kept)}
+    result = {name: set(kept) for name, kept in keep.items() if name not in blocks}
     by_name = {group.name: group for group in analysis.groups}
     for axis in _axes_that_may_empty(analysis):
         kept = Kept({by_name[name].dim: kept_mask(by_name[name].size, sorted(one)) for name, one in result.items()})
         if kept.size(axis) == 0:
             name, place = _best(analysis.groups, _empty_part(axis, kept), ranked)
             result[name].add(place)
-    return {name: tuple(sorted(one)) for name, one in result.items()}
+    return {name: blocks[name] if name in blocks else tuple(sorted(result[name])) for name in keep}
 
 
 def _axes_that_may_empty(analysis: Analysis) -> list[Term]:

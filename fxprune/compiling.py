@@ -9,10 +9,12 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from fxprune.analysis import Analysis
+from fxprune.choices import kept_of
 from fxprune.exporting import dynamic_shapes_of, export
 from fxprune.inputs import as_call
 from fxprune.modules import compile_module
-from fxprune.plans import Plan, kept_of
+from fxprune.ordered import ordered
+from fxprune.plans import Plan
 from fxprune.program import Model
 from fxprune.proving import prove_inferred
 from fxprune.specs import from_spec
@@ -99,12 +101,15 @@ def compile(model: Model, plan: Plan, *, statistics: str = "kept", emit: str | N
         made = compile_module(module, analysis, kept, statistics)
         prove_inferred(Trial.of(module, made, plan, analysis, kept, statistics, seed=0))
         return made
-    captured, facts = analysis.capture, None
+    captured, facts, folds = analysis.capture, None, None
+    source, left = module, kept
     if plan.report is not None:
-        facts, statistics = lossless_of(analysis, module, plan), "full"
-    folds = None if facts is None else _folds(facts, kept, analysis)
+        if kept.blocks:  # what is folded is found in a model whose blocks are in order
+            source, left = ordered(module, analysis, kept), Kept(kept.dims, kept.names)
+        facts, statistics = lossless_of(analysis, source, plan), "full"
+        folds = _folds(facts, left, analysis)
     small = rewrite(
-        analysis.propagation, module, kept, constants=captured.constants, statistics=statistics, folds=folds
+        analysis.propagation, source, left, constants=captured.constants, statistics=statistics, folds=folds
     )
     small.meta["baked"] = list(captured.graph_module.meta.get("baked", []))
     small.meta["fxprune"]["notes"] = list(dict.fromkeys((*unwrapped, *analysis.groups.notes)))

@@ -15,6 +15,7 @@ from fxprune.gathering import Gathered, gather
 from fxprune.inputs import ExampleInputs
 from fxprune.moments import Moments
 from fxprune.taps import Tap, Taps, batch_norm_scales
+from fxprune_passes.axes import Term, leaves
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.groups import ChannelGroup, Site
 
@@ -117,12 +118,15 @@ class Evidence:
         Raises:
             PlanError: There are no batches, or the model takes its way by values.
         """
+        width, found = site.original.axis.size, False
         result = Moments.nothing(site.axis.size, torch.device("cpu"))
-        taps = [tap for tap in self._taps.inputs(site) if tap.axis.size % site.axis.size == 0]
-        for tap in taps:
-            for total, one in zip(result.sums, self._moments(tap).sums, strict=True):
-                total.add_(one.cpu().unflatten(0, (-1, site.axis.size)).sum(0))
-        return result if taps else None
+        for tap in self._taps.inputs(site):
+            size = site.axis.size if _ends_on(tap.axis, site) else width
+            if tap.axis.size % size == 0:
+                found = True
+                for total, one in zip(result.sums, self._moments(tap).sums, strict=True):
+                    total.add_(one.cpu().unflatten(0, (-1, size)).sum(0).repeat(len(total) // size))
+        return result if found else None
 
     def partner(self, site: Site) -> Site | None:
         """The axis along which a producer's weight sums its inputs; None for a bias, a norm or an embedding."""
@@ -145,10 +149,18 @@ class Evidence:
         total = sums.get(site.parameter)
         if total is None:
             return torch.zeros_like(site.tensor, dtype=torch.float64, device="cpu")
-        return (total / self._gathered.batches).cpu()
+        return site.like((total / self._gathered.batches).cpu())
 
     def _moments(self, tap: Tap) -> Moments:
         if self.analysis.capture.fake_mode is None:
             first = f"{self.criterion} cannot measure activations: the model's code takes its way by values."
             raise PlanError(explain(first, mend='a criterion of weights or gradients ("l2", "taylor")'))
         return self._gathered.moments[tap]
+
+
+def _ends_on(axis: Term, site: Site) -> bool:
+    """Whether the places of a measured axis are those of a site, in the same order, once or many times over."""
+    if site.original is site:
+        return axis.size % site.axis.size == 0
+    wanted = list(leaves(site.axis))
+    return list(leaves(axis))[-len(wanted) :] == wanted and axis.size % site.axis.size == 0

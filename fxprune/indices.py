@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fxprune.terms import evaluate, to_expression
-from fxprune_passes.axes import leaves, resolve
+from fxprune_passes.axes import leaves, mask, resolve
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.groups import ChannelGroups, channels
 
@@ -29,8 +28,9 @@ def resolve_keep(groups: ChannelGroups, member: str, indices: list[int]) -> dict
         used = torch.zeros(leaf.size, dtype=torch.bool)
         used[channel[(channel >= 0) & wanted]] = True
         result[groups.names[leaf]] = tuple(used.nonzero().flatten().tolist())
-    masks = {groups.names[leaf]: kept_mask(leaf.size, result[groups.names[leaf]]) for leaf in found}
-    whole = evaluate(to_expression(axis, groups.names), masks)
+    masks = {leaf: kept_mask(leaf.size, result[groups.names[leaf]]) for leaf in found}
+    whole = mask(axis, masks)
+    whole = torch.ones(axis.size, dtype=torch.bool) if whole is None else whole
     if not torch.equal(whole, wanted):
         missing = (whole & ~wanted).nonzero().flatten().tolist()[:8]
         first = f"{member!r} cannot keep exactly {_short(kept)}: these channels go together with {missing}."

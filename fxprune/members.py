@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fxprune_passes.axes import Cat, Dim, Take, Term, resolve
+from fxprune_passes.axes import Axes
+from fxprune_passes.blocks import BlockGroup
+from fxprune_passes.digits import digits
 from fxprune_passes.groups import ChannelGroup, Site
+from fxprune_passes.kept import along, block_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,73 +22,66 @@ class Member:
     Attributes:
         parameter: The parameter's name.
         shape: Its shape.
-        dim: Which axis.
-        channel: (shape[dim],): the channel at every position, -1 for none.
-        counted: Where else the parameter holds these channels: dims and what they hold. An element in row i and
-            column j of a square weight belongs to i and to j, one on the diagonal to one channel, once.
+        channel: The channel at every place, -1 for none; broadcasts to the parameter: along its axis alone, or along
+            another too that tells in which block a channel is.
+        counted: Where else the parameter holds these channels, likewise. An element in row i and column j of a square
+            weight belongs to i and to j, one on the diagonal to one channel, once.
     """
 
     parameter: str
     shape: tuple[int, ...]
-    dim: int
     channel: Tensor
-    counted: tuple[tuple[int, Tensor], ...] = ()
+    counted: tuple[Tensor, ...] = ()
 
     def total(self, values: Tensor, size: int) -> Tensor:
         """(shape), of one number for each element -> (size,): the sum over the elements of each channel."""
         channel = self.channel.to(values.device)
-        for dim, other in self.counted:
-            new = self._along(dim, other.to(values.device)) != self._along(self.dim, channel)
-            values = values * new
-        values = values.sum([dim for dim in range(values.ndim) if dim != self.dim]) if values.ndim > 1 else values
-        if len(channel) == size and bool((self.channel == torch.arange(size)).all()):
+        for other in self.counted:
+            values = values * (other.to(values.device) != channel)
+        others = [dim for dim in range(values.ndim) if channel.shape[dim] == 1]
+        values = (values.sum(others, keepdim=True) if others else values).flatten()
+        channel = channel.expand(self._held()).flatten()
+        if len(channel) == size and bool((channel.cpu() == torch.arange(size)).all()):
             return values
         return values.new_zeros(size + 1).index_add(0, channel.where(channel >= 0, size), values)[:size]
 
-    def _along(self, dim: int, values: Tensor) -> Tensor:
-        """Values of an axis, shaped to broadcast over the parameter."""
-        return values.view([-1 if one == dim else 1 for one in range(len(self.shape))])
+    def _held(self) -> list[int]:
+        """The sizes of the axes that say which channel an element belongs to, 1 for the others."""
+        return [1 if one == 1 else size for one, size in zip(self.channel.shape, self.shape, strict=True)]
 
 
-def members_of(group: ChannelGroup, wanted: Callable[[Site], bool]) -> tuple[Member, ...]:
-    """The parameters' axes that hold channels of a group; tied and reused parameters are named once."""
+def members_of(
+    group: ChannelGroup, wanted: Callable[[Site], bool], parameters: Mapping[str, Axes]
+) -> tuple[Member, ...]:
+    """The parameters' axes that hold channels of a group; tied and reused parameters are named once.
+
+    Args:
+        group: The group; seen by block, if its channels are to count by block.
+        wanted: Which sites count.
+        parameters: The axes of every parameter and buffer.
+    """
     result: list[Member] = []
-    for site in group.sites:
+    for site in (one.original for one in group.sites):
         tensor = site.tensor
         if not isinstance(tensor, nn.Parameter) or not (tensor.is_floating_point() or tensor.is_complex()):
             continue
         if wanted(site):
-            for channel in places(site.axis, group.dim):
-                counted = tuple((one.dim, one.channel) for one in result if one.parameter == site.parameter)
-                result.append(Member(site.parameter, tuple(tensor.shape), site.dim, torch.tensor(channel), counted))
+            for channel in _channels(group, site, parameters[site.parameter]):
+                counted = tuple(one.channel for one in result if one.parameter == site.parameter)
+                result.append(Member(site.parameter, tuple(tensor.shape), channel, counted))
     return tuple(result)
 
 
-def places(term: Term, dim: Dim) -> list[list[int]]:
-    """For every time that an axis names ``dim``: for every position the channel that it is, or -1.
-
-    More than once where channels are multiplied with each other: position ``i * n + j`` is that of i and of j.
-    """
-    term = resolve(term)
-    if isinstance(term, Dim):
-        return [list(range(term.size))] if term is dim else []
-    if isinstance(term, Take):
-        return [[one[place] for place in term.index] for one in places(term.base, dim)]
-    if isinstance(term, Cat):
-        return _joined([(places(part, dim), part.size) for part in term.parts])
-    result, outer, inner = [], 1, term.size
-    for factor in term.factors:
-        inner //= factor.size
-        result += [[one for one in found for _ in range(inner)] * outer for found in places(factor, dim)]
-        outer *= factor.size
+def _channels(group: ChannelGroup, site: Site, axes: Axes) -> list[Tensor]:
+    """For every time that a site's axis names the group: the channel at every place, -1 for none."""
+    result = []
+    for digit in digits(site.axis, group.dim):
+        channel = along(digit.channel, site.dim, len(axes))
+        if isinstance(group, BlockGroup):
+            row = block_numbers(axes, group.outers, site.dim, digit)
+            channel = torch.where(channel >= 0, row * group.width + channel, -1)
+        result.append(channel)
     return result
-
-
-def _joined(parts: Sequence[tuple[list[list[int]], int]]) -> list[list[int]]:
-    """One part behind the other: first times together, second times together."""
-    times = max((len(found) for found, _ in parts), default=0)
-    filled = [found + [[-1] * size] * (times - len(found)) for found, size in parts]
-    return [[one for found in filled for one in found[time]] for time in range(times)]
 
 
 def totals(members: Sequence[Member], values: Mapping[str, Tensor], size: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from fxprune.analysis import Analysis
 from fxprune.capture import own
-from fxprune.plans import kept_of
+from fxprune.choices import Indices, kept_of
 from fxprune.record import record
 from fxprune.settings import follow
 from fxprune_passes.errors import CaptureError, PlanError, VerifyError, explain
@@ -119,9 +119,9 @@ def _compare(before: fx.Graph, after: fx.Graph) -> None:
 def fit(
     analysis: Analysis,
     model: nn.Module,
-    choose: Callable[[set[str]], dict[str, tuple[int, ...]]],
+    choose: Callable[[set[str]], dict[str, Indices]],
     statistics: str = "kept",
-) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+) -> tuple[dict[str, Indices], dict[str, str]]:
     """Leave out the groups that the model's code does not let go.
 
     Args:
@@ -143,7 +143,7 @@ def fit(
 
 
 def _conflicts(
-    analysis: Analysis, model: nn.Module, keep: Mapping[str, Sequence[int]], statistics: str
+    analysis: Analysis, model: nn.Module, keep: Mapping[str, Sequence[Any]], statistics: str
 ) -> list[Conflict]:
     kept, constants = kept_of(analysis, keep), analysis.capture.constants
     return needs(analysis.propagation, model, kept, statistics=statistics, constants=constants).conflicts
@@ -152,7 +152,7 @@ def _conflicts(
 def _guilty(
     analysis: Analysis,
     model: nn.Module,
-    keep: Mapping[str, Sequence[int]],
+    keep: Mapping[str, Sequence[Any]],
     conflicts: Sequence[Conflict],
     statistics: str,
 ) -> dict[str, str]:

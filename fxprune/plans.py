@@ -16,15 +16,28 @@ from tabulate import tabulate
 from torch import nn
 
 from fxprune.analysis import Analysis, analyse
-from fxprune.indices import check_indices, kept_mask, resolve_keep
+from fxprune.choices import (
+    Indices,
+    blocks_of_member,
+    check_blocks,
+    check_free,
+    count_of,
+    is_by_block,
+    kept_from,
+    kept_of,
+    settled,
+)
+from fxprune.indices import check_indices, resolve_keep
 from fxprune.inputs import ExampleInputs, as_call, bind
 from fxprune.program import Model, inputs_of
 from fxprune.specs import from_spec, show_spec, to_spec
-from fxprune.terms import Expression, evaluate, to_expression
+from fxprune.terms import Expression, from_expression, to_expression
 from fxprune.wrappers import remembered, unwrap
 from fxprune.zeros import ZerosReport, removable
+from fxprune_passes.axes import Axes, Dim
 from fxprune_passes.errors import ArtifactError, PlanError, explain
 from fxprune_passes.kept import Kept
+from fxprune_passes.masks import cut
 from fxprune_passes.tensors import tensors_of
 
 _FORMAT = 1
@@ -48,7 +61,9 @@ class Plan:
 
     Attributes:
         widths: Channels of each group before pruning.
-        keep: Kept indices of each pruned group, ascending; groups not named stay whole.
+        keep: Kept indices of each pruned group, ascending; groups not named stay whole. Where what stays differs from
+            block to block (the groups of a convolution, the heads of an attention), a tuple of indices for each block,
+            as many in each.
         inputs: What the model was analysed on (shapes, dtypes, plain values).
         axes: What each axis of each parameter is made of, in terms of the groups.
         emit: What the plan was made to compile to: ``"graph"`` or ``"module"``.
@@ -56,10 +71,11 @@ class Plan:
             since the criterion has no score for them; and the reason.
         notes: What the graph was specialised to and what it leaves out; a loaded plan has none.
         report: What a plan of :meth:`from_zeros` rests on; None for any other.
+        blocks: For each group whose indices are by block, the groups that number the blocks, the last one fastest.
     """
 
     widths: Mapping[str, int]
-    keep: Mapping[str, tuple[int, ...]]
+    keep: Mapping[str, Indices]
     inputs: Any
     axes: Mapping[str, tuple[Expression, ...]] = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
@@ -67,6 +83,7 @@ class Plan:
     left_out: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
     report: ZerosReport | None = field(default=None, repr=False)
+    blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     _origin: _Origin | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -74,7 +91,7 @@ class Plan:
         cls,
         model: Model,
         example_inputs: ExampleInputs | None,
-        keep: Mapping[str, Sequence[int]],
+        keep: Mapping[str, Sequence[int] | Sequence[Sequence[int]]],
         *,
         emit: str = "graph",
     ) -> Plan:
@@ -85,17 +102,18 @@ class Plan:
             example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments; None for those
                 that an exported program holds.
             keep: Kept indices by channel group, or by any module or parameter that writes the channels: indices of
-                that module's output channels. An empty list removes all of them.
+                that module's output channels. An empty list removes all of them. For a group that is free to, a list
+                for each block (head, group of a convolution), all of one length.
             emit: ``"module"`` for a plan of a model whose code stays.
 
         Raises:
             PlanError: A name is unknown, ambiguous or frozen, an index is out of range, or indices cut channels
-                that only go together.
+                that only go together, or blocks do not keep as many channels.
         """
         analysis = analyse(model, example_inputs, emit=emit)
-        chosen: dict[str, tuple[int, ...]] = {}
+        chosen: dict[str, Indices] = {}
         for member, indices in keep.items():
-            for name, kept in resolve_keep(analysis.groups, member, list(indices)).items():
+            for name, kept in _resolved(analysis, member, indices).items():
                 if chosen.setdefault(name, kept) != kept:
                     first = f"{member!r} and an earlier entry ask for different channels of group {name!r}."
                     raise PlanError(explain(first, mend="they share their channels: name one of them"))
@@ -144,14 +162,43 @@ class Plan:
         """Kept indices of every dim of a parameter or buffer, int64 tensors.
 
         Raises:
+            PlanError: The model has no such parameter, or what stays of one dim depends on the place in another:
+                :meth:`cut` does it all the same.
+        """
+        axes, kept = self.part(name)
+        result = []
+        for dim, axis in enumerate(axes):
+            try:
+                (places,) = kept.places((axis,))
+            except LookupError as error:
+                first = f"what the plan keeps of {name!r} dim {dim} differs from block to block of another dim."
+                raise PlanError(explain(first, mend=f"plan.cut({name!r}, tensor)")) from error
+            result.append(torch.arange(axis.size) if places is None else places.sort().indices[(places < 0).sum() :])
+        return tuple(result)
+
+    def cut(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """What the plan keeps of a parameter or buffer, or of a tensor of its shape, such as its gradient; a copy.
+
+        Raises:
+            PlanError: The model has no such parameter, or the tensor has another shape.
+        """
+        axes, kept = self.part(name)
+        if tuple(tensor.shape) != self.shapes[name]:
+            raise PlanError(explain(f"{name!r} has shape {self.shapes[name]}, got {tuple(tensor.shape)}."))
+        return cut(tensor.detach(), axes, kept)
+
+    def part(self, name: str) -> tuple[Axes, Kept]:
+        """The axes of a parameter or buffer, and what the plan keeps of them.
+
+        Raises:
             PlanError: The model has no such parameter.
         """
         if name not in self.axes:
             raise PlanError(
                 explain(f"the plan knows no parameter or buffer {name!r}.", mend="names are those of the state dict")
             )
-        masks = {group: kept_mask(size, self.keep.get(group)) for group, size in self.widths.items()}
-        return tuple(evaluate(axis, masks).nonzero().flatten() for axis in self.axes[name])
+        dims = {group: Dim(size) for group, size in self.widths.items()}
+        return tuple(from_expression(axis, dims) for axis in self.axes[name]), kept_from(self.keep, dims, self.blocks)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as readable JSON.
@@ -166,7 +213,8 @@ class Plan:
             "left_out": dict(self.left_out),
             **({} if self.report is None else {"zeros": self.report.document()}),
             "groups": {
-                name: {"width": width, "keep": _or_all(self.keep.get(name))} for name, width in self.widths.items()
+                name: {"width": width, "keep": _or_all(self.keep.get(name)), **self._blocks_of(name)}
+                for name, width in self.widths.items()
             },
             "parameters": {name: {"shape": self.shapes[name], "axes": axes} for name, axes in self.axes.items()},
         }
@@ -195,19 +243,33 @@ class Plan:
             groups, parameters = document["groups"], document["parameters"]
             plan = cls(
                 widths={name: int(group["width"]) for name, group in groups.items()},
-                keep={name: tuple(group["keep"]) for name, group in groups.items() if group["keep"] != "all"},
+                keep={name: _loaded(group["keep"]) for name, group in groups.items() if group["keep"] != "all"},
                 inputs=document["inputs"],
                 axes={name: tuple(one["axes"]) for name, one in parameters.items()},
                 shapes={name: tuple(one["shape"]) for name, one in parameters.items()},
                 emit=document.get("emit", "graph"),
                 left_out=document.get("left_out", {}),
                 report=ZerosReport.of_document(document["zeros"]) if "zeros" in document else None,
+                blocks={name: tuple(group["blocks"]) for name, group in groups.items() if "blocks" in group},
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ArtifactError(explain(f"{str(path)!r} is no plan: {error!r} is missing or malformed.")) from error
         for name, kept in plan.keep.items():
-            check_indices(name, plan.widths[name], kept)
+            plan._check(name, kept)
         return plan
+
+    def _blocks_of(self, name: str) -> dict[str, Any]:
+        return {"blocks": list(self.blocks[name])} if name in self.blocks else {}
+
+    def _check(self, name: str, kept: Sequence[Any]) -> None:
+        """Refuse indices that were changed in the file, and do not fit."""
+        if not is_by_block(kept):
+            check_indices(name, self.widths[name], kept)
+            return
+        outers = self.blocks.get(name, ())
+        if unknown := [one for one in outers if one not in self.widths]:
+            raise ArtifactError(explain(f"{name!r} has blocks of {unknown[0]!r}, which is no group of the plan."))
+        check_blocks(name, self.widths[name], kept, math.prod(self.widths[one] for one in outers) if outers else 1)
 
     def __str__(self) -> str:
         """A table of the groups, channels before, kept, and share, and the notes."""
@@ -215,8 +277,8 @@ class Plan:
             (
                 name,
                 width,
-                len(self.keep.get(name, range(width))),
-                f"{len(self.keep.get(name, range(width))) / width:.0%}",
+                f"{count_of(self.keep.get(name, range(width)))}{self._in_each(name)}",
+                f"{count_of(self.keep.get(name, range(width))) / width:.0%}",
             )
             for name, width in self.widths.items()
         ]
@@ -227,6 +289,9 @@ class Plan:
         left_out = [f"left out: {name}, since {reason}" for name, reason in self.left_out.items()]
         zeros = [] if self.report is None else ["", str(self.report)]
         return "\n".join([text, *left_out, *zeros, *(f"note: {note}" for note in self.notes)])
+
+    def _in_each(self, name: str) -> str:
+        return f" in each of {len(self.keep[name])}" if name in self.blocks else ""
 
     def analysis_of(self, model: Model, emit: str = "graph") -> Analysis:
         """The analysis of a model that this plan fits: the plan's own if the model is the one it was made from.
@@ -250,23 +315,18 @@ class Plan:
             differing = sorted(set(widths.items()) ^ set(self.widths.items()))[:3]
             first = f"plan was made for another model: channel groups differ, first {differing}."
             raise PlanError(explain(first, mend="make a plan for this model"))
+        for name, outers in self.blocks.items():
+            if (now := _outer_names(analysis, name)) != tuple(outers):
+                first = f"plan keeps {name!r} by blocks of {', '.join(outers)}, expected {', '.join(now) or 'none'}."
+                raise PlanError(explain(first, mend="make a plan for this model"))
         return analysis
-
-
-def kept_of(analysis: Analysis, keep: Mapping[str, Sequence[int]]) -> Kept:
-    """A choice of channels by group name, in terms of the analysis."""
-    dims = {}
-    for group in analysis.groups:
-        if group.name in keep:
-            dims[group.dim] = kept_mask(group.size, sorted(keep[group.name]))
-    return Kept(dims, analysis.groups.names)
 
 
 def make_plan(
     model: Model,
     example_inputs: ExampleInputs | None,
     analysis: Analysis,
-    keep: Mapping[str, tuple[int, ...]],
+    keep: Mapping[str, Indices],
     left_out: Mapping[str, str] | None = None,
     report: ZerosReport | None = None,
     notes: Sequence[str] = (),
@@ -276,11 +336,28 @@ def make_plan(
     axes = {name: tuple(to_expression(axis, groups.names) for axis in axes) for name, axes in groups.parameters.items()}
     shapes = {name: tuple(axis.size for axis in axes) for name, axes in groups.parameters.items()}
     widths = {group.name: group.size for group in groups}
-    keep = {name: kept for name, kept in keep.items() if len(kept) < widths[name]}
+    keep = {name: settled(kept) for name, kept in keep.items() if count_of(kept) < widths[name]}
+    blocks = {name: _outer_names(analysis, name) for name, kept in keep.items() if is_by_block(kept)}
     origin = _Origin(weakref.ref(remembered(model)), analysis, fingerprint(module))
     left_out = dict(left_out or {})
     spec = to_spec(inputs_of(model, example_inputs))
-    return Plan(widths, keep, spec, axes, shapes, analysis.emit, left_out, (*groups.notes, *notes), report, origin)
+    notes = (*groups.notes, *notes)
+    plan = Plan(widths, keep, spec, axes, shapes, analysis.emit, left_out, notes, report, blocks, origin)
+    kept_of(analysis, keep)  # blocks in blocks are refused
+    return plan
+
+
+def _resolved(analysis: Analysis, member: str, indices: Sequence[Any]) -> dict[str, Indices]:
+    """Kept indices by group, of a member that a user names."""
+    if not is_by_block(indices):
+        found = blocks_of_member(analysis, member, indices)
+        return found or dict(resolve_keep(analysis.groups, member, list(indices)))
+    group = analysis.groups[member]
+    return {group.name: check_free(analysis, group, indices)}
+
+
+def _outer_names(analysis: Analysis, name: str) -> tuple[str, ...]:
+    return tuple(analysis.groups.names[one] for one in analysis.freedom(analysis.groups[name]).outers)
 
 
 def fingerprint(model: nn.Module) -> tuple[Any, ...]:
@@ -311,8 +388,12 @@ def _shape_of(model: nn.Module, name: str) -> tuple[int, ...] | None:
     return tuple(found.shape) if isinstance(found, torch.Tensor) else None
 
 
-def _or_all(kept: tuple[int, ...] | None) -> Any:
+def _or_all(kept: Indices | None) -> Any:
     return "all" if kept is None else list(kept)
+
+
+def _loaded(kept: list[Any]) -> Indices:
+    return tuple(tuple(one) if isinstance(one, list) else one for one in kept)
 
 
 def _layout(value: Any) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 from torch import fx
 
 from fxprune.analysis import analyse
+from fxprune.choices import kept_of
 from fxprune.choose import plan
 from fxprune.compiling import compile
 from fxprune.costs import Costs
 from fxprune.inputs import ExampleInputs, as_call
 from fxprune.latency import Stopwatch, check_timing
-from fxprune.plans import Plan, kept_of
+from fxprune.plans import Plan
 from fxprune.program import Model, inputs_of
 from fxprune.targets import Target, target_of
 from fxprune.wrappers import unwrap

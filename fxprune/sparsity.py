@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fxprune.analysis import analyse
+from fxprune.analysis import Analysis, analyse
+from fxprune.choices import lists_of
 from fxprune.choose import plan as choose
 from fxprune.choose import prunable
 from fxprune.indices import kept_mask
@@ -76,6 +77,8 @@ class Regularizer:
         plan: For ``"growing"``, in place of ``channels`` and ``ignore``: removes the channels that are to go.
         every: For ``"growing"``: steps between two rises, 10 by default.
         limit: For ``"growing"``: the largest ``lambda``, 1 by default.
+        by_block: In grouped convolutions and heads, where no tensor forbids it, every channel of every block counts by
+            itself, as :func:`fxprune.plan` keeps them by default. With ``plan``, it says so.
 
     Attributes:
         kind: As given.
@@ -111,6 +114,7 @@ class Regularizer:
         plan: Plan | None = None,
         every: int | None = None,
         limit: float | None = None,
+        by_block: bool = True,
     ) -> None:
         options = {"channels": channels, "plan": plan, "every": every, "limit": limit}
         _check_options(kind, strength, {**options, "ignore": tuple(ignore) or None, "emit": emit})
@@ -120,7 +124,9 @@ class Regularizer:
         emit = emit or (plan.emit if plan else "graph")
         if kind == "growing" and plan is None:
             stays = 0.5 if channels is None else channels
-            plan = choose(model, example_inputs, channels=stays, criterion="l1", ignore=ignore, emit=emit)
+            plan = choose(
+                model, example_inputs, channels=stays, criterion="l1", ignore=ignore, by_block=by_block, emit=emit
+            )
         self.plan = plan
         analysis = plan.analysis_of(model, emit) if plan else analyse(model, example_inputs, emit=emit)
         if plan is not None:
@@ -128,7 +134,9 @@ class Regularizer:
         else:
             groups = prunable(analysis.groups, self._module, ignore)
         scales = {id(one.weight) for one in self._module.modules() if isinstance(one, _NORMS)}
-        self._watched = [found for group in groups if (found := self._watch(group, scales)).members]
+        free = {one.name for one in groups if by_block} if plan is None else set(plan.blocks)
+        seen = [analysis.by_block(one) if one.name in free else one for one in groups]
+        self._watched = [found for one in seen if (found := self._watch(one, scales, analysis)).members]
         if not self._watched:
             what = "scale of a norm" if kind == "bn_scale" else "channel"
             first = f"kind={kind!r} finds no {what} to work on in {len(analysis.groups)} channel groups."
@@ -186,6 +194,8 @@ class Regularizer:
     def norms(self) -> dict[str, Tensor]:
         """By channel group (size,): the Euclidean norm of what counts of each channel, ``w_c`` or ``g_c``.
 
+        Where channels count by block (groups of a convolution, heads), channel c of block b is ``b * width + c``.
+
         Raises:
             PlanError: The model's parameters are no longer those that were analysed.
         """
@@ -197,13 +207,15 @@ class Regularizer:
         channels = sum(int((one.factor > 0).sum()) for one in self._watched)
         return f"Regularizer({self.kind}, strength={self.strength}, {len(self._watched)} groups, {channels} channels)"
 
-    def _watch(self, group: ChannelGroup, scales: set[int]) -> _Watched:
-        members = members_of(group, lambda site: self.kind != "bn_scale" or id(site.tensor) in scales)
+    def _watch(self, group: ChannelGroup, scales: set[int], analysis: Analysis) -> _Watched:
+        parameters = analysis.groups.parameters
+        members = members_of(group, lambda site: self.kind != "bn_scale" or id(site.tensor) in scales, parameters)
         factor = torch.ones(group.size)
         if self.kind == "group_lasso" and members:
             factor = counts(members, group.size).sqrt()
         elif self.plan is not None:
-            factor = 1.0 - kept_mask(group.size, self.plan.keep[group.name]).float()
+            lists = lists_of(self.plan.keep[group.name])
+            factor = torch.cat([1.0 - kept_mask(group.width, one).float() for one in lists])
         return _Watched(group.name, group.size, members, factor)
 
     def _parameters(self) -> dict[str, nn.Parameter]:

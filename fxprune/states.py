@@ -11,7 +11,10 @@ import torch
 from torch import nn
 from torch.optim import Adagrad, Optimizer
 
+from fxprune_passes.axes import Axes, fixed
 from fxprune_passes.errors import PlanError, explain
+from fxprune_passes.kept import Kept
+from fxprune_passes.masks import cut
 
 # Second moments as means over one dim, which is gone: optimizers of these packages, dim by name of the state.
 _FACTORED = {("transformers", "exp_avg_sq_row"): -1, ("transformers", "exp_avg_sq_col"): -2}
@@ -24,12 +27,12 @@ class Heir:
     Attributes:
         name: In the smaller model.
         parameter: The smaller parameter.
-        kept: Kept indices of every dim of the original, None for a parameter that has no state to take over.
+        part: The axes of the original and what is kept of them, None for a parameter that has no state to take over.
     """
 
     name: str
     parameter: nn.Parameter
-    kept: tuple[torch.Tensor, ...] | None
+    part: tuple[Axes, Kept] | None
 
 
 def inherited(optimizer: Optimizer, original: torch.Tensor, heir: Heir) -> dict[Any, Any]:
@@ -44,7 +47,7 @@ def inherited(optimizer: Optimizer, original: torch.Tensor, heir: Heir) -> dict[
         PlanError: An entry's axes are not those of the parameter.
     """
     state: Mapping[Any, Any] = optimizer.state.get(original, {})
-    if heir.kept is None:
+    if heir.part is None:
         return _fresh(optimizer, state, heir.parameter)
     return {key: _part(optimizer, key, value, original, heir) for key, value in state.items()}
 
@@ -72,11 +75,14 @@ def _part(optimizer: Optimizer, key: Any, value: Any, original: torch.Tensor, he
     if dims is None:
         first = f"has shape {tuple(value.shape)}, for a parameter of shape {tuple(original.shape)}"
         raise _refusal(optimizer, key, heir, first)
-    assert heir.kept is not None
-    result = value
-    for place, dim in enumerate(dims):
-        if dim is not None and len(heir.kept[dim]) < value.shape[place]:
-            result = result.index_select(place, heir.kept[dim].to(value.device))
+    assert heir.part is not None
+    axes, kept = heir.part
+    own = tuple(fixed(1, "broadcast") if dim is None else axes[dim] for dim in dims)
+    try:
+        result = cut(value, own, kept)
+    except LookupError as error:
+        fact = "runs along channels that differ from block to block, and not along the blocks"
+        raise _refusal(optimizer, key, heir, fact) from error
     return _laid_out(_placed(result, original, heir), heir.parameter)
 
 
@@ -114,7 +120,7 @@ def _refusal(optimizer: Optimizer, key: Any, heir: Heir, fact: str) -> PlanError
             f"state {key!r} that {type(optimizer).__name__} holds of {heir.name!r} {fact}.",
             why="only numbers, and tensors that broadcast to the parameter, have a known part that stays",
             mend=f"remove it (optimizer.state[parameter].pop({key!r})) where the optimizer makes it anew, "
-            "or cut it to plan.kept(name) by hand after that",
+            "or cut it by hand after that (plan.kept, plan.cut)",
         )
     )
 

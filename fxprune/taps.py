@@ -68,6 +68,7 @@ class Taps:
 
     def inputs(self, site: Site) -> list[Tap]:
         """The values that a weight is multiplied with and summed over along one of its axes."""
+        site = site.original
         inside = set(leaves(site.axis))
         found = [
             Tap(when, node, dim, axis)
@@ -87,7 +88,7 @@ class Taps:
             read = [
                 Tap(node, node, dim, axis)
                 for site in group.sites
-                for node in self._consumers.get(id(site.tensor), ())
+                for node in self._consumers.get(id(site.original.tensor), ())
                 for dim, axis in enumerate(self._plain(node))
                 if group.dim in set(leaves(axis))
             ]

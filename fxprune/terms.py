@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from fxprune_passes.axes import Cat, Dim, Prod, Take, Term, resolve
+from fxprune_passes.axes import Cat, Dim, Prod, Take, Term, fixed, resolve
 
 Expression = int | str | dict[str, Any]
 
@@ -26,18 +25,16 @@ def to_expression(term: Term, names: Mapping[Dim, str]) -> Expression:
     return {"prod" if isinstance(term, Prod) else "cat": expressions}
 
 
-def evaluate(expression: Expression, masks: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The kept mask of an axis, bool ``(size,)``, from the kept masks of the groups."""
+def from_expression(expression: Expression, dims: Mapping[str, Dim]) -> Term:
+    """The term that :func:`to_expression` wrote, over the Dims of the groups."""
     if isinstance(expression, int):
-        return torch.ones(expression, dtype=torch.bool)
+        return fixed(expression, "whole")
     if isinstance(expression, str):
-        return masks[expression]
+        return dims[expression]
     if "take" in expression:
-        return evaluate(expression["take"], masks)[torch.tensor(expression["index"])]
-    parts = [evaluate(one, masks) for one in expression["cat" if "cat" in expression else "prod"]]
+        index = tuple(expression["index"])
+        return Take(from_expression(expression["take"], dims), index, len(index))
+    parts = tuple(from_expression(one, dims) for one in expression["cat" if "cat" in expression else "prod"])
     if "cat" in expression:
-        return torch.cat(parts)
-    result = parts[0]
-    for factor in parts[1:]:
-        result = (result[:, None] & factor).flatten()
-    return result
+        return Cat(parts, sum(part.size for part in parts))
+    return Prod(parts, math.prod(part.size for part in parts))

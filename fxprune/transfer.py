@@ -18,7 +18,9 @@ from fxprune.plans import Plan, check_shapes
 from fxprune.program import Model, as_module
 from fxprune.states import Heir, held, inherited
 from fxprune.wrappers import remembered, unwrap
+from fxprune_passes.axes import Axes, fixed
 from fxprune_passes.errors import PlanError, explain
+from fxprune_passes.kept import Kept
 
 _Optimizer = TypeVar("_Optimizer", bound=Optimizer)
 _Heirs = Mapping[int, list[Heir]]
@@ -129,7 +131,7 @@ def _heirs(plan: Plan, model: Model, originals: Mapping[str, nn.Parameter], smal
         if known is None:
             gained.append(Heir(all_names[0], parameters[key], None))
             continue
-        heir = Heir(known, parameters[key], _kept(plan, known, originals[known], parameters[key]))
+        heir = Heir(known, parameters[key], _part(plan, known, originals[known], parameters[key]))
         result.setdefault(id(originals[known]), []).append(heir)
     for heir in gained:
         if (home := _home(heir.name, originals, model)) is not None:
@@ -137,13 +139,14 @@ def _heirs(plan: Plan, model: Model, originals: Mapping[str, nn.Parameter], smal
     return result
 
 
-def _kept(plan: Plan, name: str, original: nn.Parameter, smaller: nn.Parameter) -> tuple[torch.Tensor, ...]:
-    kept = plan.kept(name) if name in plan.axes else tuple(torch.arange(size) for size in original.shape)
-    expected = tuple(map(len, kept))
+def _part(plan: Plan, name: str, original: nn.Parameter, smaller: nn.Parameter) -> tuple[Axes, Kept]:
+    whole = tuple(fixed(size, "whole") for size in original.shape)
+    axes, kept = plan.part(name) if name in plan.axes else (whole, Kept({}))
+    expected = kept.shape(axes)
     if tuple(smaller.shape) != expected:
         first = f"{name!r} of the compiled model has shape {tuple(smaller.shape)}, the plan gives {expected}."
         raise PlanError(explain(first, mend="pass the plan that it was compiled with: small = compile(model, plan)"))
-    return kept
+    return axes, kept
 
 
 def _home(name: str, originals: Mapping[str, nn.Parameter], model: Model) -> nn.Parameter | None:
@@ -210,7 +213,7 @@ def _group(group: Mapping[str, Any], heirs: _Heirs, others: Mapping[int, torch.T
             new_names.append(name)
         for heir in heirs.get(id(original), ()):
             parameters.append(heir.parameter)
-            new_names.append(heir.name if heir.kept is None else name)
+            new_names.append(heir.name if heir.part is None else name)
     named = {"param_names": new_names} if "param_names" in group else {}
     return {"params": parameters, **named, **options}
 

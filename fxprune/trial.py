@@ -266,10 +266,8 @@ def _transfer(reference: nn.Module, compiled: nn.Module, plan: Plan) -> None:
 
 def kept_slice(tensor: torch.Tensor, plan: Plan, name: str) -> torch.Tensor:
     """What the plan keeps of a parameter or buffer."""
-    for dim, index in enumerate(plan.kept(name)):
-        if len(index) != tensor.shape[dim]:
-            tensor = tensor.index_select(dim, index.to(tensor.device))
-    return tensor.detach()
+    axes, kept = plan.part(name)
+    return cut(tensor.detach(), axes, kept)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -11,12 +11,13 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from fxprune.analysis import Analysis
+from fxprune.choices import kept_of
 from fxprune.coded import Units, addresses, draw, random_units, rebatched
 from fxprune.difference import difference
 from fxprune.inputs import ExampleInputs, as_call, bind
 from fxprune.modules import check_module, facts_of
 from fxprune.notes import listed
-from fxprune.plans import Plan, kept_of
+from fxprune.plans import Plan
 from fxprune.program import Model
 from fxprune.report import Case, Report, Wrong
 from fxprune.trial import Inputs, Trial, kept_slice, lossless_of

@@ -12,7 +12,9 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.analysis import Analysis
+from fxprune.choices import Indices, settled
 from fxprune.difference import difference
+from fxprune.ordered import idle_last, ordered
 from fxprune.originals import original
 from fxprune_passes.axes import Dim, freezing, leaves
 from fxprune_passes.errors import PlanError, explain
@@ -161,7 +163,7 @@ def _refuse_not_finite(model: nn.Module) -> None:
 
 def removable(
     analysis: Analysis, model: nn.Module, inputs: Mapping[str, Any], *, tolerance: float
-) -> tuple[dict[str, tuple[int, ...]], ZerosReport]:
+) -> tuple[dict[str, Indices], ZerosReport]:
     """The channels that can go.
 
     Args:
@@ -175,10 +177,29 @@ def removable(
         Kept indices by group, and the report.
     """
     below, error = _threshold(analysis, model, inputs, tolerance) if tolerance else (0.0, 0.0)
-    facts = lossless(analysis, model, inputs, below=below)
+    model, facts, order = _idle_last(analysis, model, inputs, below)
     gone, folds = _writable(analysis, model, facts)
-    keep = {group.name: tuple((~gone[group.dim]).nonzero().flatten().tolist()) for group in analysis.groups}
+    keep = {group.name: _kept(order, group.dim, (~gone[group.dim]).nonzero().flatten()) for group in analysis.groups}
     return keep, _report(analysis, model, facts, gone, folds, below, error)
+
+
+def _idle_last(
+    analysis: Analysis, model: nn.Module, inputs: Mapping[str, Any], below: float
+) -> tuple[nn.Module, Lossless, Kept]:
+    """The model with idle channels last in each block that is free to, what can go of it, and the order."""
+    facts = lossless(analysis, model, inputs, below=below)
+    order = idle_last(analysis, facts)
+    if not order.blocks:
+        return model, facts, order
+    model = ordered(model, analysis, order)
+    return model, lossless(analysis, model, inputs, below=below), order
+
+
+def _kept(order: Kept, dim: Dim, places: Tensor) -> Indices:
+    """The channels in these places, of each block where blocks differ."""
+    if dim not in order.blocks:
+        return tuple(places.tolist())
+    return settled([sorted(row[places].tolist()) for row in order.blocks[dim].order])
 
 
 def _threshold(
@@ -202,9 +223,9 @@ def _threshold(
 
 def _change(analysis: Analysis, model: nn.Module, inputs: Mapping[str, Any], below: float) -> float:
     """How far outputs change where weights up to a magnitude count as zeros."""
-    facts = lossless(analysis, model, inputs, below=below)
-    gone, folds = _writable(analysis, model, facts)
-    small = _rewritten(analysis, model, gone, folds)
+    moved, facts, _ = _idle_last(analysis, model, inputs, below)
+    gone, folds = _writable(analysis, moved, facts)
+    small = _rewritten(analysis, moved, gone, folds)
     epsilon, wide = torch.finfo(precision(model)).eps, tree_map(widen, inputs)
     want = Wide(original(model, analysis.capture), analysis.capture.graph_module.graph, wide, epsilon=epsilon).result()
     if not all(bool(one.isfinite().all()) for one in tree_leaves(want) if isinstance(one, Tensor)):

@@ -13,8 +13,9 @@ from torch import Tensor, fx, nn
 
 import fxprune
 from fxprune.analysis import Analysis, analyse
+from fxprune.choices import kept_of
 from fxprune.choose import cover
-from fxprune.plans import Plan, kept_of, make_plan
+from fxprune.plans import Plan, make_plan
 from fxprune_passes.axes import Axes, freezing
 from fxprune_passes.kept import Kept
 from fxprune_passes.positions import made_of

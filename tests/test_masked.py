@@ -10,8 +10,8 @@ from networks import NETWORKS, Network
 from torch import Tensor, fx
 
 import fxprune
+from fxprune.choices import kept_of
 from fxprune.coded import draw
-from fxprune.plans import kept_of
 from fxprune_passes.axes import Dim, Frozen, Prod
 from fxprune_passes.kept import Kept
 from fxprune_passes.masked import Masked

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from random_networks import Description, RandomNetwork, networks
-from support import assert_exact, random_plan
+from support import assert_exact, plan_by_block, random_plan
 
 import fxprune
 
@@ -43,3 +43,43 @@ def test_compiled_random_network_is_the_masked_original(chunk: int) -> None:
 
     law()
     assert len(seen) >= 100
+
+
+def _has_blocks(description: Description) -> bool:
+    """Whether there is something with groups or heads in it."""
+    kinds = {block.kind for block in description.blocks if block.kind in ("attention", "group_norm", "shuffle")}
+    convolutions = [block for block in description.blocks if block.kind in ("conv", "transposed")]
+    return bool(kinds) or any(block.sizes[0] > 1 for block in convolutions)
+
+
+@pytest.mark.slow
+def test_compiled_by_block_is_the_masked_original() -> None:
+    """Where groups are free, every block keeps channels of its own; networks without such groups count for nothing."""
+    by_block = 0
+
+    @hypothesis.seed(0)
+    @settings(
+        max_examples=200,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(
+        networks(5).filter(_has_blocks),
+        st.sampled_from([0.3, 0.5, 0.8]),
+        st.sampled_from(["kept", "full"]),
+        st.integers(0, 999),
+    )
+    def law(description: Description, fraction: float, statistics: str, seed: int) -> None:
+        nonlocal by_block
+        model = RandomNetwork(description)
+        inputs = model.example_inputs(2)
+        plan = plan_by_block(model, inputs, fraction=fraction, seed=seed)
+        if plan.blocks:
+            by_block += 1
+            small = fxprune.compile(model, plan, statistics=statistics)
+            assert_exact(model, plan, small, inputs, batch_sizes=(3,))
+
+    law()
+    assert by_block >= 30

@@ -14,10 +14,11 @@ from torch import nn
 import fxprune
 from fxprune.analysis import analyse
 from fxprune.budget import SCOPES
+from fxprune.choices import kept_of
 from fxprune.choose import cover
 from fxprune.costs import METRICS, Costs
 from fxprune.criteria import NAMES, Magnitude
-from fxprune.plans import kept_of, make_plan
+from fxprune.plans import make_plan
 from fxprune.widths import Widths, nearest
 from fxprune_passes.groups import ChannelGroup
 

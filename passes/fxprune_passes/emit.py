@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune_passes.axes import Axes
+from fxprune_passes.axes import Axes, leaves
+from fxprune_passes.digits import digits
 from fxprune_passes.direct import write_directly
-from fxprune_passes.kept import Kept
+from fxprune_passes.kept import Kept, along, block_numbers
 from fxprune_passes.mode import Mode
 from fxprune_passes.tensors import tensors_of
 
@@ -25,11 +26,29 @@ _HELD_AT_ONCE = 1 << 21  # elements of a weight that are copied in one step
 def cut(tensor: torch.Tensor, kept: Kept, axes: Axes) -> torch.Tensor:
     """A copy of the kept part of a tensor, in the memory format of the original."""
     indices = [None if (one := kept.index(axis)) is None else one.to(tensor.device) for axis in axes]
-    result = _select_by_rows(tensor.detach(), indices)
+    result = _select_by_rows(in_order(tensor.detach(), axes, kept), indices)
     form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
     if form is not None and tensor.is_contiguous(memory_format=form) and not tensor.is_contiguous():
         result = result.contiguous(memory_format=form)
     return result.clone() if result.data_ptr() == tensor.data_ptr() else result
+
+
+def in_order(tensor: torch.Tensor, axes: Axes, kept: Kept) -> torch.Tensor:
+    """The tensor with the channels of every block in its order, those that stay first."""
+    for number, axis in enumerate(axes):
+        for dim in dict.fromkeys(leaf for leaf in leaves(axis) if leaf in kept.blocks):
+            blocks = kept.blocks[dim]
+            for digit in digits(axis, dim):
+                rows = block_numbers(axes, blocks.outers, number, digit).clamp_min(0)
+                channel, step = (along(one, number, len(axes)) for one in (digit.channel, digit.step))
+                other = blocks.order[rows, channel.clamp_min(0)]
+                place = along(torch.arange(axis.size), number, len(axes))
+                place = place + torch.where(channel < 0, 0, (other - channel) * step)
+                if place.numel() == axis.size:
+                    tensor = tensor.index_select(number, place.flatten().to(tensor.device))
+                else:
+                    tensor = torch.take_along_dim(tensor, place.to(tensor.device), number)
+    return tensor
 
 
 def _select_by_rows(tensor: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> torch.Tensor:

@@ -27,6 +27,15 @@ class Site:
     reads: bool
     tensor: torch.Tensor = field(repr=False)
 
+    @property
+    def original(self) -> Site:
+        """The site as the parameter has it: this one, unless its tensor is laid out anew."""
+        return self
+
+    def like(self, values: torch.Tensor) -> torch.Tensor:
+        """Values in the shape of the parameter, laid out as ``tensor`` is."""
+        return values
+
     def __str__(self) -> str:
         """Read as ``conv1.weight dim 0 (64, 3, 7, 7)``."""
         return f"{self.parameter} dim {self.dim} {tuple(self.tensor.shape)}"
@@ -38,7 +47,7 @@ class ChannelGroup:
 
     Attributes:
         name: Unique; the first module that writes these channels.
-        size: Number of channels.
+        size: Number of channels, of all blocks where each keeps channels of its own.
         sites: Every parameter axis that holds them.
         dim: The variable of the axis algebra.
     """
@@ -47,6 +56,16 @@ class ChannelGroup:
     size: int
     sites: tuple[Site, ...]
     dim: Dim = field(repr=False)
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks (heads, groups of a convolution) that keep channels of their own, as many each."""
+        return 1
+
+    @property
+    def width(self) -> int:
+        """Channels of each block."""
+        return self.size // self.blocks
 
     @property
     def writers(self) -> tuple[Site, ...]:

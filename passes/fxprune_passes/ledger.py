@@ -124,7 +124,8 @@ class Ledger(TorchDispatchMode):
         if (value := value_of(func, args, kwargs, outputs, self._known)) is not None:
             self._known[id(self.axes(outputs[0]))] = value
         costs = products(func, args, results)
-        self.operations.append(Operation(str(func), results, factors, is_pointwise(func), costs))
+        operation = Operation(str(func), results, factors, is_pointwise(func), costs, find(func), [args, kwargs])
+        self.operations.append(operation)
 
     def _state_changes(self, func: OpOverload, args: Any, kwargs: Any) -> None:
         """An op that gives nothing but changes its arguments: what it does to their axes is unknown."""

@@ -16,10 +16,11 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from fxprune_passes.axes import Axes, Dim, Term, is_dynamic, leaves
+from fxprune_passes.digits import digits
 from fxprune_passes.flow import Tape, Value, noted
 from fxprune_passes.fold import Fold, Folds, Reader, Settled, fold_of, reader_of, settled
 from fxprune_passes.groups import channels
-from fxprune_passes.kept import Kept
+from fxprune_passes.kept import Kept, along, block_numbers, blocks_of
 from fxprune_passes.propagation import Propagation
 from fxprune_passes.scalars import is_scalar
 
@@ -128,6 +129,26 @@ class Lossless:
                 if at is not None and (value.known is None or not bool(_over(value.known, place, all)[at].all())):
                     return False
         return True
+
+    def needed_by_block(self, outers: Mapping[Dim, tuple[Dim, ...]]) -> dict[Dim, Tensor]:
+        """Bool ``(blocks, channels)`` by Dim: those of which some element is no constant, and is read.
+
+        Args:
+            outers: What numbers the blocks of each Dim.
+        """
+        result = {dim: torch.zeros(blocks_of(some), dim.size, dtype=torch.bool) for dim, some in outers.items()}
+        for node in self.propagation.graph_module.graph.nodes:
+            for axes, value in [*self._results(node), *self._inputs(node)]:
+                if (bad := self._needed(value)) is None or not bool(bad.any()):
+                    continue
+                for number, axis in enumerate(axes):
+                    for dim in set(leaves(axis)) & result.keys():
+                        for digit in digits(axis, dim):
+                            row = block_numbers(axes, outers[dim], number, digit)
+                            channel = along(digit.channel, number, len(axes))
+                            at = bad & (channel >= 0)
+                            result[dim][row.expand(at.shape)[at], channel.expand(at.shape)[at]] = True
+        return result
 
     def _settled(self) -> dict[fx.Node, Settled]:
         """Nodes that give a number for each channel."""

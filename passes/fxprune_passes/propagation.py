@@ -13,14 +13,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fxprune_passes.axes import Axes, Term
 from fxprune_passes.equations import Equations
 from fxprune_passes.inferred import Inferred
-from fxprune_passes.rules import Product
+from fxprune_passes.rules import Product, Rule
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One dispatched ATen op: name, output axes, numbers that are not sizes, and whether it is pointwise.
 
-    ``products`` are the axes whose sizes, multiplied, are its multiply-accumulate operations.
+    ``products`` are the axes whose sizes, multiplied, are its multiply-accumulate operations. ``rule`` is what stated
+    its equations (None for what was inferred or stated of a whole call), ``arguments`` are its own, axes for tensors.
     """
 
     name: str
@@ -28,6 +29,8 @@ class Operation:
     numbers: tuple[float, ...]
     pointwise: bool
     products: Sequence[Product] = ()
+    rule: Rule | None = None
+    arguments: Any = ()
 
 
 @dataclass(slots=True)
