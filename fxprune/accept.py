@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from fxprune.evaluated import evaluated
 from fxprune_passes.errors import CaptureError, explain
-from fxprune_passes.tensors import tensors_of
+from fxprune_passes.tensors import modules_of, tensors_of
 
 _BACKWARD = {"_backward_hooks": "backward hook", "_backward_pre_hooks": "backward pre-hook"}
 _HOOKS = {"_forward_hooks": "forward hook", "_forward_pre_hooks": "forward pre-hook", **_BACKWARD}
@@ -43,7 +43,7 @@ def accept(model: nn.Module, *, hooks: bool = False) -> None:
     for name, tensor in tensors.items():
         if isinstance(tensor, nn.Parameter):
             _refuse_parameter(name, tensor)
-    for name, module in model.named_modules():
+    for name, module in modules_of(model).items():
         _refuse_parametrized(name, module)
         _refuse_hooks(name, module, hooks)
     _refuse_devices(tensors)
@@ -74,7 +74,7 @@ def refuse_other_code(model: nn.Module) -> None:
     Raises:
         CaptureError: A module is compiled, quantised, or distributed.
     """
-    for name, module in model.named_modules():
+    for name, module in modules_of(model).items():
         _refuse_code(name, module)
 
 

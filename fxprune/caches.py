@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from fxprune_passes.errors import CaptureError, explain
+from fxprune_passes.tensors import modules_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def kept_in_containers(model: nn.Module) -> list[Place]:
     """Tensors in the dicts and lists that are attributes of modules."""
     return [
         Place(path, name, keys)
-        for path, module in model.named_modules()
+        for path, module in modules_of(model).items()
         for name, value in vars(module).items()
         if isinstance(value, (dict, list, tuple)) and value and name not in ("_parameters", "_buffers", "_modules")
         for keys in _tensor_keys(value)
@@ -57,7 +58,7 @@ def kept_as_attributes(model: nn.Module) -> list[Place]:
     """Tensors that are plain attributes of modules, neither parameters nor buffers."""
     return [
         Place(path, name)
-        for path, module in model.named_modules()
+        for path, module in modules_of(model).items()
         for name, value in vars(module).items()
         if isinstance(value, torch.Tensor)
     ]

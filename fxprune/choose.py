@@ -25,7 +25,7 @@ from fxprune.program import Model, inputs_of
 from fxprune.targets import Target, target_of
 from fxprune.widths import Widths
 from fxprune.wrappers import unwrap
-from fxprune_passes.axes import Cat, Prod, Take, Term, leaves, resolve
+from fxprune_passes.axes import Cat, Dim, Prod, Take, Term, leaves, resolve
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.groups import ChannelGroup, ChannelGroups, channels
 from fxprune_passes.kept import Kept
@@ -277,6 +277,8 @@ def _ignored(groups: ChannelGroups, model: nn.Module, patterns: Sequence[str], *
         raise PlanError(
             explain(f"ignore={patterns!r} is a string, expected a sequence of names.", mend=f"ignore=({patterns!r},)")
         )
+    if not patterns:
+        return set()
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     names += [*tensors_of(model), *(group.name for group in groups)]
     result: set[str] = set()
@@ -308,9 +310,9 @@ def _writes_any(group: ChannelGroup, names: set[str]) -> bool:
 def _one_factor_each(groups: ChannelGroups, whole: set[str]) -> list[ChannelGroup]:
     """Groups to prune: of the groups that are factors of one product, the widest that is not ignored."""
     rivals: dict[str, set[str]] = {}
-    for group in groups:
-        for site in group.sites:
-            _note_rivals(site.axis, groups, rivals)
+    axes = {id(axis): axis for group in groups for site in group.sites if type(axis := resolve(site.axis)) is not Dim}
+    for axis in axes.values():
+        _note_rivals(axis, groups, rivals)
     chosen: set[str] = set()
     for group in sorted((one for one in groups if one.name not in whole), key=lambda one: -one.size):
         if not rivals.get(group.name, set()) & chosen:

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxprune.writer import named_tensors
+from fxprune_passes.tensors import modules_of
 
 
 def register_places(model: nn.Module, copy: nn.Module, fake_mode: FakeTensorMode) -> dict[str, Tensor]:
@@ -21,7 +22,7 @@ def register_places(model: nn.Module, copy: nn.Module, fake_mode: FakeTensorMode
         The places, by the names of the buffers.
     """
     result: dict[str, Tensor] = {}
-    for path, module in model.named_modules():
+    for path, module in modules_of(model).items():
         for name, mask in [*module._buffers.items(), *vars(module).items()]:
             if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim == 1 and not mask.is_meta:
                 places = _places_name(f"{path}.{name}" if path else name)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from torch import fx, nn
 
 from fxprune_passes.inferred import Inferred
+from fxprune_passes.tensors import modules_of
 
 _SHOWN = 5
 _LINES = 12
@@ -23,7 +24,7 @@ def notes_of(graph_module: fx.GraphModule, model: nn.Module, *, emit: str = "gra
     Returns:
         One line a fact, empty for a graph that is the whole model for any size.
     """
-    compiled = [name or type(model).__name__ for name, one in model.named_modules() if one._compiled_call_impl]
+    compiled = [name or type(model).__name__ for name, one in modules_of(model).items() if one._compiled_call_impl]
     lost = (f"compile() of these is not carried over, compile the result: {listed(compiled)}",) if compiled else ()
     return (*lost, *_baked(graph_module.meta.get("baked", [])), *_left_out(graph_module, model, emit))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from fxprune.sizes import RecordedFloat, RecordedInt, plain
+from fxprune_passes.tensors import modules_of
 
 
 class _IntWhileRecording(type):
@@ -107,7 +108,7 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
     the next one.
     """
     kept: dict[int, tuple[Any, Any]] = {}
-    for module in model.modules():
+    for module in modules_of(model).values():
         own = vars(module)
         for one in (own, *own.values()):
             if type(one) in (dict, list, set):

@@ -38,7 +38,7 @@ from fxprune_passes.axes import Axes, Dim
 from fxprune_passes.errors import ArtifactError, PlanError, explain
 from fxprune_passes.kept import Kept
 from fxprune_passes.masks import cut
-from fxprune_passes.tensors import tensors_of
+from fxprune_passes.tensors import modules_of, tensors_of
 
 _FORMAT = 1
 
@@ -363,7 +363,7 @@ def _outer_names(analysis: Analysis, name: str) -> tuple[str, ...]:
 def fingerprint(model: nn.Module) -> tuple[Any, ...]:
     """What must not change between analysis and rewrite: structure, modes, shapes and dtypes."""
     tensors = tensors_of(model).items()
-    modules = tuple((name, type(one), one.extra_repr(), one.training) for name, one in model.named_modules())
+    modules = tuple((name, type(one), one.extra_repr(), one.training) for name, one in modules_of(model).items())
     return modules, tuple((name, tuple(one.shape), one.dtype, str(one.device)) for name, one in tensors)
 
 

@@ -16,7 +16,7 @@ from fxprune.modes import in_mode, may_be_switch, training_reads_seen
 from fxprune.patches import attributes_kept, functions_seen
 from fxprune.record import default_leaf
 from fxprune_passes.effects import writes
-from fxprune_passes.tensors import tensors_of
+from fxprune_passes.tensors import modules_of, tensors_of
 
 
 def is_plain(model: nn.Module, bound: Mapping[str, Any]) -> bool:
@@ -26,7 +26,7 @@ def is_plain(model: nn.Module, bound: Mapping[str, Any]) -> bool:
     kinds = {parameter.kind for parameter in inspect.signature(model.forward).parameters.values()}
     if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
         return False
-    return not any(_is_composite(module) for module in model.modules())
+    return not any(_is_composite(module) for module in modules_of(model).values())
 
 
 def _is_composite(module: nn.Module) -> bool:

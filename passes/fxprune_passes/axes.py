@@ -159,17 +159,16 @@ def resolve(term: Term) -> Term:
     """The term in normal form, with every solved Dim replaced by its solution."""
     if isinstance(term, Dim):
         return term if term.bound is None else _resolve_bound(term)
-    if isinstance(term, Cat):
-        changed = any(_is_stale(part, Cat) for part in term.parts)
-        return cat(term.parts) if changed else term
-    if isinstance(term, Prod):
-        changed = any(_is_stale(factor, Prod) for factor in term.factors)
-        return prod(term.factors) if changed else term
-    base = resolve(term.base)
-    return term if base is term.base else take(base, term.index)
+    if isinstance(term, Take):
+        base = resolve(term.base)
+        return term if base is term.base else take(base, term.index)
+    for part in term.parts if isinstance(term, Cat) else term.factors:
+        if part.bound is not None if isinstance(part, Dim) else _is_stale(part, type(term)):
+            return cat(term.parts) if isinstance(term, Cat) else prod(term.factors)
+    return term
 
 
-def _is_stale(term: Term, parent: type[Cat] | type[Prod]) -> bool:
+def _is_stale(term: Term, parent: type[Term]) -> bool:
     return isinstance(resolved := resolve(term), parent) or resolved is not term
 
 
@@ -202,6 +201,8 @@ def leaves(term: Term) -> Iterator[Dim]:
 def freezing(term: Term) -> Frozen | None:
     """Why the term stays whole (the first reason), or None if some channel of it can go."""
     first: Frozen | None = None
+    if isinstance(term := resolve(term), Dim):
+        return term.frozen
     for leaf in leaves(term):
         if leaf.frozen is None:
             return None

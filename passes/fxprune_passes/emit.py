@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -19,6 +20,7 @@ from fxprune_passes.kept import Kept, along, block_numbers
 from fxprune_passes.mode import Mode
 from fxprune_passes.tensors import tensors_of
 
+_ATOMS = frozenset({type(None), bool, int, float, str, tuple})
 _TENSORLESS = frozenset({type(None), bool, int, float, str, dict, OrderedDict, set})
 _HELD_AT_ONCE = 1 << 21  # elements of a weight that are copied in one step
 
@@ -35,7 +37,7 @@ def cut(tensor: torch.Tensor, kept: Kept, axes: Axes) -> torch.Tensor:
 
 def in_order(tensor: torch.Tensor, axes: Axes, kept: Kept) -> torch.Tensor:
     """The tensor with the channels of every block in its order, those that stay first."""
-    for number, axis in enumerate(axes):
+    for number, axis in enumerate(axes if kept.blocks else ()):
         for dim in dict.fromkeys(leaf for leaf in leaves(axis) if leaf in kept.blocks):
             blocks = kept.blocks[dim]
             for digit in digits(axis, dim):
@@ -53,7 +55,7 @@ def in_order(tensor: torch.Tensor, axes: Axes, kept: Kept) -> torch.Tensor:
 
 def _select_by_rows(tensor: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> torch.Tensor:
     """Kept positions along every dim; a large tensor a few rows at a time, so that no large part is held twice."""
-    rows, inner = indices[0] if indices else None, tensor[0].numel() if len(tensor.shape) and len(tensor) else 0
+    rows, inner = indices[0] if indices else None, math.prod(tensor.shape[1:])
     if rows is None or all(one is None for one in indices[1:]) or len(rows) * inner <= _HELD_AT_ONCE:
         return _select(tensor, indices)
     shape = [size if one is None else len(one) for size, one in zip(tensor.shape, indices, strict=True)]
@@ -181,8 +183,10 @@ class Emitter:
     def _shell(self, target: str, original: nn.Module) -> nn.Module:
         """A module of the same class and attributes around the sliced tensors."""
         clone = original.__class__.__new__(original.__class__)
+        clone.__dict__.update(vars(original))
         for key, value in vars(original).items():
-            clone.__dict__[key] = value.copy() if isinstance(value, (dict, list, set)) else value
+            if type(value) not in _ATOMS and isinstance(value, (dict, list, set)):
+                clone.__dict__[key] = value.copy()
         clone.__dict__.pop("_compiled_call_impl", None)  # what module.compile() left; it would call the original
         for table in (clone._parameters, clone._buffers):
             for name, tensor in table.items():

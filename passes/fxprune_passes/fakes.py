@@ -14,6 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fxprune_passes.recalled import RecallingMode, like
+from fxprune_passes.tensors import modules_of
 
 _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
 _KINDS = frozenset({dict, OrderedDict, set})
@@ -50,7 +51,7 @@ def shadow(model: nn.Module, fake_mode: FakeTensorMode) -> nn.Module:
         fake_mode: The mode that the fake tensors belong to.
     """
     memo: dict[int, Any] = {}
-    modules = list(model.modules())
+    modules = modules_of(model).values()
     for module in modules:
         others = [one for name, one in vars(module).items() if name not in _TABLES and not _is_bare(one)]
         attributes = (one for one in others if isinstance(one, torch.Tensor))

@@ -20,7 +20,7 @@ from fxprune_passes.propagation import Propagation
 from fxprune_passes.refusals import VALUE_READS, described, does_not_run, needs_values
 from fxprune_passes.replay import Replays
 from fxprune_passes.rules import RULES, is_recurrent, state_alike
-from fxprune_passes.tensors import tensors_of
+from fxprune_passes.tensors import modules_of, tensors_of
 from fxprune_passes.whole_calls import WholeCall, state_opaque, state_own, state_recurrent
 
 
@@ -33,7 +33,7 @@ class Interpreter(fx.Interpreter):
         self.real = values
         self.ledger = Ledger(result)
         self.replays = Replays(result.fake_mode)
-        self.modules = dict(result.graph_module.named_modules())
+        self.modules = modules_of(result.graph_module)
         self._learn_parameters()
 
     def _learn_parameters(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fxprune_passes.axes import Axes, Dim, Term, is_dynamic, leaves, mask
+from fxprune_passes.axes import Axes, Dim, Term, is_dynamic, leaves, mask, resolve
 from fxprune_passes.digits import Digit, digits
 
 
@@ -31,6 +31,17 @@ class Blocks:
         return self.mask.logical_not().int().argsort(dim=1, stable=True)
 
 
+class _Part:
+    """What is kept of one axis: mask and positions, None if every position is."""
+
+    def __init__(self, term: Term, found: Tensor | None) -> None:
+        self.alive = [term]  # so that ids stay their own
+        self.index = None if found is None else found.nonzero().flatten()
+        if self.index is not None and len(self.index) == term.size:
+            self.index = None
+        self.mask = None if self.index is None else found
+
+
 @dataclass(slots=True)
 class Kept:
     """The kept channels of every pruned Dim; axes that name none of them are whole.
@@ -42,15 +53,21 @@ class Kept:
     dims: Mapping[Dim, Tensor]
     names: Mapping[Dim, str] = field(default_factory=dict)
     blocks: Mapping[Dim, Blocks] = field(default_factory=dict)
-    _masks: dict[int, tuple[Term, Tensor | None]] = field(default_factory=dict)
+    _parts: dict[int, _Part] = field(default_factory=dict)
 
     def mask(self, axis: Term) -> Tensor | None:
         """Bool ``(axis.size,)``, or None if every position is kept."""
-        known = self._masks.get(id(axis))
-        if known is None:
-            found = mask(axis, self.dims)
-            known = self._masks[id(axis)] = (axis, None if found is None or bool(found.all()) else found)
-        return known[1]
+        return self._part(axis).mask
+
+    def _part(self, axis: Term) -> _Part:
+        """What is kept of an axis; many axes are one once the equations are solved."""
+        if (known := self._parts.get(id(axis))) is None:
+            term = resolve(axis)
+            if (known := self._parts.get(id(term))) is None:
+                known = self._parts[id(term)] = _Part(term, mask(term, self.dims))
+            self._parts[id(axis)] = known
+            known.alive.append(axis)
+        return known
 
     def places(self, axes: Axes) -> list[Tensor | None]:
         """Where every position of a tensor's axes comes to be when the tensor is brought in order.
@@ -85,13 +102,12 @@ class Kept:
 
     def index(self, axis: Term) -> Tensor | None:
         """Kept positions in order, int64, or None if every position is kept."""
-        found = self.mask(axis)
-        return None if found is None else found.nonzero().flatten()
+        return self._part(axis).index
 
     def size(self, axis: Term) -> int:
         """How many positions are kept."""
-        found = self.mask(axis)
-        return axis.size if found is None else int(found.sum())
+        part = self._part(axis)
+        return axis.size if part.index is None else len(part.index)
 
     def shape(self, axes: Iterable[Term]) -> tuple[int, ...]:
         """The new shape of a tensor."""

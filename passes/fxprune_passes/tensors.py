@@ -1,4 +1,4 @@
-"""The tensors of a model by name."""
+"""The tensors and the modules of a model by name."""
 
 from __future__ import annotations
 
@@ -25,3 +25,20 @@ def _collect(module: nn.Module, prefix: str, parameters: dict[str, Tensor], buff
     for name, child in module._modules.items():
         if child is not None:
             _collect(child, f"{prefix}{name}.", parameters, buffers)
+
+
+def modules_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module by its first path, in the model's order: what ``named_modules`` gives, from one walk."""
+    found: dict[str, nn.Module] = {}
+    _visit(model, "", found, set())
+    return found
+
+
+def _visit(module: nn.Module, path: str, found: dict[str, nn.Module], seen: set[int]) -> None:
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    found[path] = module
+    for name, child in module._modules.items():
+        if child is not None:
+            _visit(child, f"{path}.{name}" if path else name, found, seen)
