@@ -15,7 +15,7 @@ from fxprune.frames import call_model, current_line
 from fxprune.modes import in_mode, may_be_switch, training_reads_seen
 from fxprune.patches import attributes_kept, functions_seen
 from fxprune.record import default_leaf
-from fxprune_passes.effects import writes
+from fxprune_passes.effects import drop_dead, writes
 from fxprune_passes.tensors import modules_of, tensors_of
 
 
@@ -51,7 +51,7 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule | None:
     if tracer.reads or _meets_constants(graph, model):
         return None  # the recording tracer keeps what follows the mode, and finds out where a constant comes from
     result = _LazyGraphModule(model, graph)  # nobody may ever call it, nor read its code
-    result.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or writes(node))
+    drop_dead(result.graph, writes)
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,13 @@ def is_impure(node: fx.Node) -> bool:
     name = getattr(node.target, "__name__", "")
     in_place = name.endswith("_") and not name.endswith("__")
     return in_place or node.target in _IN_PLACE or node.is_impure()
+
+
+def drop_dead(graph: fx.Graph, stays: Callable[[fx.Node], bool]) -> None:
+    """Erase the nodes that nobody reads, last ones first, but for inputs, the output and what else ``stays``."""
+    for node in reversed(graph.nodes):
+        if not node.users and node.op not in ("placeholder", "output") and not stays(node):
+            graph.erase_node(node)
 
 
 def writes(node: fx.Node) -> bool:

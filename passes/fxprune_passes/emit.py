@@ -227,11 +227,10 @@ class Emitter:
     def _other_names(self, reads: set[str], leaves: set[str]) -> set[str]:
         """Further names of tied tensors, outside the modules that are called, so that a state dict has them all."""
         used = {id(self.find(name)) for name in reads}
-        for path in leaves:
-            original = self.original(self._modules[path][0])
-            used.update(id(tensor) for tensor in (*original.parameters(), *original.buffers()))
+        originals = {self._modules[path][0] for path in leaves}
+        used.update(id(tensor) for name, tensor in self._named.items() if _lies_in(name, originals))
         others = [name for name, tensor in self._named.items() if id(tensor) in used and name not in reads]
-        return {name for name in others if leaves.isdisjoint(_owners(name))}
+        return {name for name in others if not _lies_in(name, leaves)}
 
     def _needed(self, reads: set[str], leaves: set[str]) -> list[str]:
         """Every module path that is needed, parents first, in the model's order."""
@@ -269,6 +268,10 @@ def _owners(name: str) -> Iterator[str]:
     """The paths of the modules that a name lies in."""
     parts = name.split(".")
     yield from (".".join(parts[:end]) for end in range(1, len(parts)))
+
+
+def _lies_in(name: str, paths: AbstractSet[str]) -> bool:
+    return name.rpartition(".")[0] in paths or "" in paths or any(owner in paths for owner in _owners(name))
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -63,11 +63,13 @@ def shadow(model: nn.Module, fake_mode: FakeTensorMode) -> nn.Module:
         module for module in modules if id(module) not in memo and _is_copied_by_state(cast(Hashable, type(module)))
     ]
     memo.update((id(module), type(module).__new__(type(module))) for module in plain)
-    states = [(id(module), module.__getstate__()) for module in reversed(plain)]  # what it holds comes first
-    for key, state in states:
-        memo[key].__setstate__(
-            {name: value if type(value) in _ATOMS else _copied(value, memo) for name, value in state.items()}
-        )
+    states = [(module, module.__getstate__()) for module in reversed(plain)]  # what it holds comes first
+    for module, state in states:
+        copied = {name: value if type(value) in _ATOMS else _copied(value, memo) for name, value in state.items()}
+        if type(module).__setstate__ is nn.Module.__setstate__:  # which adds what states of old versions lack
+            vars(memo[id(module)]).update(copied)
+        else:
+            memo[id(module)].__setstate__(copied)
     return copy.deepcopy(model, memo)
 
 
@@ -90,17 +92,18 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in _ATOMS:
         return value
-    if id(value) in memo:
-        return memo[id(value)]
+    if (known := memo.get(id(value))) is not None:
+        return known
     if kind in _KINDS and not value:
-        return memo.setdefault(id(value), kind())
+        memo[id(value)] = result = kind()
+        return result
     if kind is tuple and all(type(one) in _ATOMS for one in value):
         return value
     if kind is not dict and (kind is not OrderedDict or vars(value)):
         return copy.deepcopy(value, memo)
     result = memo[id(value)] = kind()
     for key, one in value.items():
-        result[_copied(key, memo)] = _copied(one, memo)
+        result[key if type(key) is str else _copied(key, memo)] = None if one is None else _copied(one, memo)
     return result
 
 

@@ -295,7 +295,8 @@ def _gather(sites: Sequence[Site]) -> list[ChannelGroup]:
         if (id(site.tensor), site.dim) in seen:
             continue
         seen.add((id(site.tensor), site.dim))
-        for leaf in dict.fromkeys(leaves(site.axis)):
+        axis = resolve(site.axis)
+        for leaf in (axis,) if isinstance(axis, Dim) else dict.fromkeys(leaves(axis)):
             if not leaf.frozen:
                 by_dim.setdefault(leaf, []).append(site)
     taken: set[str] = set()

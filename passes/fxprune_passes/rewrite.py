@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune_passes.effects import is_impure
+from fxprune_passes.effects import drop_dead, is_impure
 from fxprune_passes.emit import Emitter
 from fxprune_passes.fold import Folds
 from fxprune_passes.given import give, settle
@@ -70,7 +70,7 @@ class Rewriter:
         old = self.propagation.graph_module
         self.write()
         self.graph._codegen = old.graph._codegen
-        self.graph.eliminate_dead_code(is_impure_node=is_impure)  # it lints
+        drop_dead(self.graph, is_impure)
         result = self.emitter.build(self.graph, type(self.emitter.model).__name__.removesuffix("Impl"), self._unread())
         result.meta["fxprune"] = {"statistics": self.statistics, "dropped": self._dropped(result)}
         given = {name: one.flatten().tolist() for name, one in self.emitter.given.items()}  # plain, for JSON
