@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from fxprune_passes.axes import resolve
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.groups import ChannelGroup, Site
 
@@ -79,14 +80,21 @@ def channel_sums(group: ChannelGroup, site: Site, values: torch.Tensor) -> torch
 def power_sums(group: ChannelGroup, site: Site, power: float) -> torch.Tensor:
     """The sum of ``|w| ** power`` over a weight's elements in each channel, ``(group.size,)``, float64."""
     tensor = weight(site)
+    if resolve(site.axis) is group.dim:
+        return _norms(tensor, site.dim, power) ** power
     places, channel = (torch.tensor(one, dtype=torch.int64) for one in group.places(site.axis))
     if len(places) < site.axis.size:  # a reader of a dense block reads many groups: look at this one's part only
         tensor = tensor.index_select(site.dim, places.to(tensor.device))
-    others = [dim for dim in range(tensor.ndim) if dim != site.dim]
+    result = torch.zeros(group.size, dtype=torch.float64)
+    return result.index_add_(0, channel, _norms(tensor, site.dim, power) ** power)
+
+
+def _norms(tensor: torch.Tensor, dim: int, power: float) -> torch.Tensor:
+    """Of the part of a weight at every position along ``dim``, float64."""
+    others = [one for one in range(tensor.ndim) if one != dim]
     dtype = torch.promote_types(tensor.dtype, torch.float32)
     norms = torch.linalg.vector_norm(tensor, power, dim=others, dtype=dtype) if others else tensor
-    result = torch.zeros(group.size, dtype=torch.float64)
-    return result.index_add_(0, channel, norms.abs().double().cpu() ** power)
+    return norms.abs().double().cpu()
 
 
 def rows(group: ChannelGroup, site: Site) -> torch.Tensor:
