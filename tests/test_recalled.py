@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import mend_cases
@@ -14,8 +15,10 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._pytree import tree_leaves
 
 from fxprune.analysis import analyse
+from fxprune_passes import recalled
 from fxprune_passes.fakes import shadow
 from fxprune_passes.recalled import RecallingMode
+from fxprune_passes.replay import Replays
 
 
 def facts(case: Case, mode: FakeTensorMode) -> list[Any]:
@@ -99,12 +102,40 @@ def test_a_changed_default_dtype_is_seen() -> None:
             torch.set_default_dtype(torch.float32)
 
 
-def test_analysis_recalls_most_ops_of_a_deep_model() -> None:
+def test_equal_calls_of_a_deep_model_run_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[torch.Size] = []
+    forward = torch.nn.Conv2d.forward
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", lambda self, x: (runs.append(x.shape), forward(self, x))[1])
+    monkeypatch.setattr(recalled, "_MEMORIES", {})
     block = [torch.nn.Conv2d(8, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU()]
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), *block * 3).eval()
-    mode = analyse(model, torch.zeros(2, 3, 8, 8)).capture.fake_mode
-    assert isinstance(mode, RecallingMode)
-    assert mode.recalled >= 6
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), *block, *copy.deepcopy(block), *copy.deepcopy(block)).eval()
+    first = analyse(model, torch.zeros(2, 3, 8, 8))
+    assert len(runs) == 2  # one of each shape
+    again = analyse(model, torch.zeros(2, 3, 8, 8))
+    assert len(runs) == 2
+    assert [str(group) for group in again.groups] == [str(group) for group in first.groups]
+    model[1].padding = (0, 0)  # another call, of which nothing is known
+    analyse(model, torch.zeros(2, 3, 8, 8))
+    assert len(runs) == 4  # this one, and one of the two equal ones behind it, on smaller images
+
+
+@pytest.mark.parametrize("way", ["attribute", "forward", "hook"])
+def test_a_module_that_does_more_than_its_class_is_run(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recalled, "_MEMORIES", {})
+    layer, x = torch.nn.Linear(4, 4), torch.zeros(2, 4)
+    mode = RecallingMode()
+    fakes = shadow(layer, mode)
+    with torch.no_grad(), mode:
+        replays, image = Replays(mode), mode.from_tensor(x)
+        called = replays.called(fakes, (image,), {})
+        assert called is not None
+        if way == "attribute":
+            fakes.scale = torch.nn.ReLU()
+        elif way == "forward":
+            fakes.forward = lambda x: x
+        else:
+            fakes.register_forward_hook(lambda *_: None)
+        assert replays.called(fakes, (image,), {}) is None
 
 
 def test_an_op_that_writes_in_place_gives_what_it_wrote_into() -> None:
@@ -117,3 +148,44 @@ def test_an_op_that_writes_in_place_gives_what_it_wrote_into() -> None:
         assert view.t_().shape == (3, 4) and view.t_().shape == (4, 3)
         with pytest.raises(RuntimeError, match="broadcast"):
             a.add_(torch.empty(5, 3, 4))
+
+
+CONVOLUTIONS = [
+    # input, weight, options
+    ((2, 8, 9, 7), (6, 8, 3, 3), {}),
+    ((2, 8, 9, 7), (6, 8, 1, 1), {"stride": 2}),
+    ((1, 8, 1, 1), (4, 8, 1, 1), {}),
+    ((3, 1, 5, 5), (4, 1, 3, 3), {"padding": 1}),
+    ((2, 8, 9, 9), (8, 1, 5, 3), {"groups": 8, "padding": (2, 1), "stride": (2, 1)}),
+    ((2, 8, 9, 9), (8, 2, 3, 3), {"groups": 4, "dilation": 2, "padding": 2}),
+    ((2, 4, 5, 6, 7), (8, 4, 3, 1, 3), {"padding": (1, 0, 1)}),
+    ((1, 64, 14, 14), (256, 64, 1, 1), {}),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("x", "weight", "options"), CONVOLUTIONS, ids=lambda value: str(value))
+def test_convolutions_of_new_shapes_are_what_pytorch_answers(
+    x: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    function = torch.conv3d if len(x) == 5 else torch.conv2d
+
+    def answer(mode: FakeTensorMode, order: torch.memory_format) -> list[Any]:
+        with mode, torch.no_grad():
+            image, kernel = torch.empty(x, dtype=dtype), torch.empty(weight, dtype=dtype)
+            image = image.contiguous(memory_format=order) if len(x) == 4 else image
+            bias = torch.empty(weight[0], dtype=dtype)
+            outputs = [function(image, kernel, one, **options) for one in (None, bias)]
+            scaled = torch.batch_norm(outputs[0], bias, bias, bias, bias, False, 0.1, 1e-5, True)
+            return [_facts(one, []) for one in (*outputs, scaled, scaled.sigmoid(), torch.relu_(scaled))]
+
+    for order in (torch.contiguous_format, torch.channels_last):
+        want = answer(FakeTensorMode(), order)
+        assert answer(RecallingMode(), order) == want
+
+
+def test_a_convolution_that_does_not_fit_is_refused_as_by_pytorch() -> None:
+    with RecallingMode(), torch.no_grad():
+        for shape in ((2, 8, 2, 9), (2, 7, 9, 9)):
+            with pytest.raises(RuntimeError):
+                torch.conv2d(torch.empty(shape), torch.empty(6, 8, 3, 3))

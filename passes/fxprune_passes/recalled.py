@@ -14,8 +14,11 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch._prims_common import make_contiguous_strides_for
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 from torch.utils._pytree import tree_leaves
+
+from fxprune_passes.plain_shapes import plain_shapes
 
 aten = torch.ops.aten
 _PLAIN = frozenset(
@@ -97,10 +100,24 @@ class RecallingMode(FakeTensorMode):
             return tuple(self.made(one) for one in known)
         if known is not None:
             return self.viewed(func, args, kwargs)[0] if is_view(func) else self.made(known)
+        if (shapes := plain_shapes(func, args, kwargs)) is not None:
+            made = self._plainly(func, args[0], shapes)
+            self.memory.outputs[key] = [like(one) for one in made] if len(made) > 1 else like(made[0])
+            return tuple(made) if len(made) > 1 else made[0]
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if (likes := _likes(func, out, (args, kwargs))) is not None:
             self.memory.outputs[key] = likes
         return out
+
+    def _plainly(self, func: OpOverload, first: FakeTensor, shapes: Iterable[tuple[int, ...]]) -> list[FakeTensor]:
+        """Contiguous outputs of these shapes; an op that works in place gives what it works on."""
+        if func._schema.is_mutable:
+            return [first]
+        strides = [make_contiguous_strides_for(shape) for shape in shapes]
+        return [
+            self.made((torch.Size(shape), stride, first.dtype, first.fake_device))
+            for shape, stride in zip(shapes, strides, strict=True)
+        ]
 
     def made(self, like: Like) -> FakeTensor:
         """A new tensor with memory of its own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -112,6 +113,7 @@ def find(op: OpOverload) -> Rule | None:
     return found
 
 
+@cache
 def is_pointwise(op: OpOverload) -> bool:
     """Whether PyTorch tags an op as pointwise; an in-place op is what its plain form is."""
     if torch.Tag.pointwise in op.tags:
