@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
@@ -44,8 +46,13 @@ class Analysis:
     def freedom(self, group: ChannelGroup) -> Freedom:
         """Whether a group's channels may differ from block to block (heads, groups of a convolution)."""
         if group.dim not in self._freedom:
-            self._freedom.update(find_freedom(self.propagation, self.groups))
+            self.find_freedom(self.groups)
         return self._freedom[group.dim]
+
+    def find_freedom(self, groups: Iterable[ChannelGroup]) -> None:
+        """Look at these groups at once; :meth:`freedom` then knows of them, and looks at all for another one."""
+        if missing := [group for group in groups if group.dim not in self._freedom]:
+            self._freedom.update(find_freedom(self.propagation, missing))
 
     def by_block(self, group: ChannelGroup) -> ChannelGroup:
         """A group as one of all channels of all blocks, where each may keep channels of its own; else as it is."""
@@ -107,7 +114,9 @@ def _groups(propagation: Propagation, tensors: dict[str, torch.Tensor], notes: t
         for name in _in_order_of_use(propagation, tensors)
         for dim, axis in enumerate(propagation.parameters[name])
     ]
-    return ChannelGroups(sites, propagation.parameters, propagation.equations.ties, notes)
+    return ChannelGroups(
+        sites, propagation.parameters, propagation.equations.ties, notes, partial(find_freedom, propagation)
+    )
 
 
 def _in_order_of_use(propagation: Propagation, tensors: dict[str, torch.Tensor]) -> list[str]:

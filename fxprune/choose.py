@@ -129,6 +129,8 @@ def plan(
 
     def open_groups(without: set[str]) -> list[ChannelGroup]:
         groups = _one_factor_each(analysis.groups, without)
+        if by_block:
+            analysis.find_freedom(groups)
         for group in (one for one in groups if one.name not in views):
             views[group.name] = analysis.by_block(group) if by_block else group
         return [views[group.name] for group in groups]

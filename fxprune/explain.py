@@ -14,7 +14,8 @@ from fxprune.inputs import ExampleInputs
 from fxprune_passes import errors
 from fxprune_passes.axes import Axes, Cat, Dim, Frozen, Take, Term, freezing, leaves, resolve
 from fxprune_passes.errors import PlanError
-from fxprune_passes.groups import ChannelGroups, Site, channels
+from fxprune_passes.freedom import Freedom
+from fxprune_passes.groups import Site, channels
 from fxprune_passes.propagation import flat_axes
 from fxprune_passes.ties import Chain, chain_to, chains
 
@@ -42,11 +43,13 @@ class Channel:
         group: The group's name.
         channel: The channel, or None for all of them.
         losses: What every parameter axis that holds the channel loses.
+        freedom: Whether it may stay in one block (head, group of a convolution) and go in another.
     """
 
     group: str
     channel: int | None
     losses: tuple[Loss, ...]
+    freedom: Freedom
 
     def __str__(self) -> str:
         """A table: parameter axis, positions, and the ops that tie it, told from the row that it goes on from."""
@@ -58,7 +61,8 @@ class Channel:
             told.setdefault(loss.chain, f"{loss.site.parameter} dim {loss.site.dim}")
         which = "all channels" if self.channel is None else f"channel {self.channel}"
         table = tabulate(rows, headers=("parameter axis", "loses", "tied by"), disable_numparse=True)
-        return f"{which} of group {self.group!r}: {len(self.losses)} parameter axes\n\n{table}"
+        blocks = f"; {self.freedom}" if str(self.freedom) else ""
+        return f"{which} of group {self.group!r}: {len(self.losses)} parameter axes{blocks}\n\n{table}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,8 @@ def explain_axis(analysis: Analysis, member: str, channel: int | None = None, *,
         first = f"{member!r} has {term.size} channels, asked for channel {channel}."
         raise PlanError(errors.explain(first, at=start, mend=f"channels run from 0 to {term.size - 1}"))
     held, stated = _held(term, channel), groups.parameters[name][number]
-    found = [_losses(groups, leaf, place, stated) for leaf, place in held if leaf in groups.names]
+    analysis.find_freedom([groups[groups.names[leaf]] for leaf, _ in held if leaf in groups.names])
+    found = [_losses(analysis, leaf, place, stated) for leaf, place in held if leaf in groups.names]
     frozen = None if found else next((leaf.frozen for leaf, _ in held if leaf.frozen), None)
     if not found and frozen is None:
         raise PlanError(errors.explain(f"{member!r} is not used when the model runs.", at=start))
@@ -226,15 +231,17 @@ def _held(term: Term, position: int | None) -> list[tuple[Dim, int | None]]:
     return result
 
 
-def _losses(groups: ChannelGroups, dim: Dim, channel: int | None, start: Term) -> Channel:
+def _losses(analysis: Analysis, dim: Dim, channel: int | None, start: Term) -> Channel:
     """What the sites of a group that hold the channel lose, nearest first."""
+    groups = analysis.groups
     group = groups[groups.names[dim]]
     tied = chains(start, groups.ties, through=lambda axis: bool(_places(axis, dim, channel)))
     found = []
     for site in group.sites:
         if positions := _places(site.axis, dim, channel):
             found.append(Loss(site, positions, tied[groups.parameters[site.parameter][site.dim]]))
-    return Channel(group.name, channel, tuple(sorted(found, key=lambda loss: len(loss.chain))))
+    losses = tuple(sorted(found, key=lambda loss: len(loss.chain)))
+    return Channel(group.name, channel, losses, analysis.freedom(group))
 
 
 def _places(axis: Term, dim: Dim, channel: int | None) -> tuple[int, ...]:

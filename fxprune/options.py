@@ -19,7 +19,7 @@ _TARGETS = {
     "bytes": "bytes of weights that stay: 0.5, or 20M",
     "latency": "time of a call that stays: 0.5, or 5ms; measured here, on OMP_NUM_THREADS threads",
 }
-_CHOICES = ("timing", "criterion", "scope", "override", "ignore", "round_to", "min_channels", "max_drop")
+_CHOICES = ("timing", "criterion", "scope", "override", "ignore", "round_to", "min_channels", "max_drop", "by_block")
 
 
 def add_targets(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +52,12 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     )
     add("--min-channels", type=int, metavar="N", help="at least so many of each group stay (default 1)")
     add("--max-drop", type=float, metavar="FRACTION", help="at most this fraction of each group goes (default 1)")
+    add(
+        "--by-block",
+        action=argparse.BooleanOptionalAction,
+        help="groups of convolutions and heads keep channels of their own where they may (default); --no-by-block: the "
+        "same in all",
+    )
 
 
 def given_choices(options: argparse.Namespace) -> list[str]:

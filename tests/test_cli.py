@@ -54,6 +54,11 @@ class Tokens(nn.Module):
         return self.fc(self.embedding(tokens) * scale)
 
 
+class Grouped(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 12, 1, groups=2), nn.Conv2d(12, 4, 1))
+
+
 class Factory:
     def build():
         return Tiny()
@@ -181,6 +186,13 @@ def test_choices_go_to_the_plan() -> None:
     few = ["--min-channels", "9", "--max-drop", "0.9", "--override", "conv1=0.75", "--criterion", "l1"]
     assert main([*TARGET, "--channels", "0.1", *few]) == 0
     assert {name: len(kept) for name, kept in loaded().keep.items()} == {"conv1": 12, "conv2": 9}
+
+
+@pytest.mark.parametrize(("flags", "blocks"), [([], {"0:1", "1:1"}), (["--no-by-block"], set())])
+def test_blocks_keep_the_same_on_demand(flags: list[str], blocks: set[str]) -> None:
+    grouped = ["prune", "tiny:Grouped", "--channels", "0.5", "--input", "2,3,8,8", "--out", "small"]
+    assert main([*grouped, *flags, "--verify"]) == 0
+    assert set(loaded().blocks) == blocks
 
 
 def loaded() -> fxprune.Plan:

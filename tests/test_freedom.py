@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.analysis import analyse
+from fxprune.explain import explain
 from fxprune_passes.axes import leaves
 from fxprune_passes.emit import in_order
 from fxprune_passes.errors import PlanError
@@ -194,3 +196,15 @@ def test_what_mixes_heads_or_is_shared_forbids_it_and_says_so(between: Any, reas
     plan = fxprune.plan(model, X, channels=0.5)
     assert plan.blocks == {}
     assert_exact(model, plan, fxprune.compile(model, plan), X)
+
+
+def test_tables_say_what_is_free_and_what_forbids_it() -> None:
+    free, shared = heads(APART["nothing"]), heads(FORBIDDEN["scaled by a shared weight"][0])
+    told = str(explain(free, X, "first:1"))
+    assert "group 'first:1': 2 parameter axes; each of 3 blocks keeps its own\n" in told
+    assert re.search(r"first:1 +each of 3 blocks keeps its own", str(fxprune.analyze(free, X)))
+    why = "all blocks keep the same: width (4,) holds them without their blocks"
+    assert f"; {why}\n" in str(explain(shared, X, "width"))
+    assert re.search(rf"width +{re.escape(why)}", str(fxprune.analyze(shared, X)))
+    plain = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    assert "blocks" not in str(fxprune.analyze(plain, X)) + str(explain(plain, X, "0"))

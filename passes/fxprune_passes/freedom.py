@@ -13,13 +13,17 @@ place, and a block is the same block in every tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from fxprune_passes.axes import Axes, Cat, Dim, Take, Term, leaves, resolve
+from torch import fx
+
+from fxprune_passes.axes import Axes, Cat, Dim, Prod, Take, Term, leaves, resolve
 from fxprune_passes.groups import ChannelGroup
 from fxprune_passes.mixing import mixed
-from fxprune_passes.propagation import Operation, Propagation, flat_axes
+from fxprune_passes.propagation import Operation, Propagation
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,17 @@ class Freedom:
     outers: tuple[Dim, ...]
     reason: str = ""
 
+    @property
+    def blocks(self) -> int:
+        """Number of blocks that may differ; 1 if all keep the same."""
+        return math.prod(one.size for one in self.outers)
+
+    def __str__(self) -> str:
+        """Read as ``each of 2 blocks keeps its own``, or why not; empty where nothing has blocks."""
+        if self.outers:
+            return f"each of {self.blocks} blocks keeps its own"
+        return f"all blocks keep the same: {self.reason}" if self.reason else ""
+
 
 def find_freedom(propagation: Propagation, groups: Iterable[ChannelGroup]) -> dict[Dim, Freedom]:
     """The blocks of every group.
@@ -46,11 +61,10 @@ def find_freedom(propagation: Propagation, groups: Iterable[ChannelGroup]) -> di
     for group in groups:
         _start(search, group, propagation)
     for node, operations in propagation.operations.items() if search.wanted else ():
-        around = [propagation.axes[one] for one in (node, *node.all_input_nodes)]
-        for axes in flat_axes(propagation.axes[node]):
-            search.hold(axes, node.name)
+        for axes, held in search.tensors([propagation.axes[node]]):
+            search.hold(axes, held, node.name)
         for operation in operations:
-            _apply(search, operation, around, node.name)
+            _apply(search, operation, node, propagation)
     return {dim: Freedom(tuple(left), search.reasons.get(dim, "")) for dim, left in search.left.items()}
 
 
@@ -76,63 +90,103 @@ class _Way:
         return dim in self.leaves or dim in self.picked, times
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Axis:
-    """An axis taken apart: all Dims in it, and the ways to be a position of it."""
+    """An axis taken apart.
 
-    axis: Term
-    leaves: frozenset[Dim]
+    Attributes:
+        leaves: All Dims in it that are not frozen, in order.
+        ways: The ways to be a position of it.
+        products: The Dims of each product in it, frozen ones too: what a reader takes for channels and their blocks.
+    """
+
+    leaves: dict[Dim, None]
     ways: frozenset[_Way]
+    products: list[dict[Dim, None]]
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """What a tensor holds: those of its axes that are not frozen, and all Dims in them. Tensors alike share one."""
+
+    axes: tuple[_Axis, ...]
+    leaves: frozenset[Dim]
+    checked: bool = False
+    _counts: dict[tuple[Dim | None, Dim], frozenset[int]] = field(default_factory=dict)
+
+    def counts(self, dim: Dim | None, outer: Dim) -> frozenset[int]:
+        """How often the elements of the tensor that are a channel of ``dim`` (all, for None) name ``outer``."""
+        if (known := self._counts.get((dim, outer))) is None:
+            found = {(False, 0)}
+            for one in self.axes:
+                if dim in one.leaves or outer in one.leaves:
+                    each = {way.counts(dim, outer) for way in one.ways}
+                    found = {(a or c, b + d) for a, b in found for c, d in each}
+            known = frozenset(times for held, times in found if held or dim is None)
+            self._counts[dim, outer] = known
+        return known
 
 
 @dataclass(slots=True)
 class _Search:
-    """The Dims that may still number the blocks of each Dim, and why another does not."""
+    """The Dims that may still number the blocks of each Dim, and why another does not.
+
+    Each axis is taken apart once by the term that it is bound to, and tensors of the same terms are one.
+    """
 
     left: dict[Dim, list[Dim]] = field(default_factory=dict)
-    beside: dict[Dim, set[Dim]] = field(default_factory=dict)
+    beside: dict[Dim, dict[Dim, None]] = field(default_factory=dict)
     reasons: dict[Dim, str] = field(default_factory=dict)
     wanted: set[Dim] = field(default_factory=set)
-    _axes: dict[int, _Axis] = field(default_factory=dict)
-    _tensors: dict[int, tuple[Axes, list[_Axis], set[Dim]]] = field(default_factory=dict)
-    _checked: set[int] = field(default_factory=set)
+    _axes: dict[int, tuple[Term, _Axis]] = field(default_factory=dict)
+    _tensors: dict[int, tuple[Axes, _Held]] = field(default_factory=dict)
+    _alike: dict[tuple[int, ...], tuple[list[Term], _Held]] = field(default_factory=dict)
 
-    def held(self, axes: Axes) -> tuple[Axes, list[_Axis], set[Dim]]:
-        """The axes of a tensor taken apart, and all Dims in them; each axis is looked at once."""
+    def tensors(self, trees: Iterable[Any]) -> list[tuple[Axes, _Held]]:
+        """Every tensor in nodes' values or an op's arguments that is not frozen throughout, and what it holds."""
+        result = []
+        for tree in trees:
+            if isinstance(tree, tuple):
+                if (held := self.held(tree)).leaves:
+                    result.append((tree, held))
+            elif isinstance(tree, (list, dict)) and tree:
+                result += self.tensors(tree.values() if isinstance(tree, dict) else tree)
+        return result
+
+    def held(self, axes: Axes) -> _Held:
+        """What a tensor holds."""
         if (known := self._tensors.get(id(axes))) is None:
-            found = [self._axis(axis) for axis in axes]
-            known = self._tensors[id(axes)] = (axes, found, set[Dim]().union(*(one.leaves for one in found)))
-        return known
+            terms = [term for axis in axes if not isinstance(term := _bound(axis), Dim) or term.frozen is None]
+            key = tuple(map(id, terms))
+            if (alike := self._alike.get(key)) is None:
+                parts = tuple(part for term in terms if (part := self.axis(term)).leaves)
+                inside = frozenset[Dim]().union(*(part.leaves for part in parts))
+                alike = self._alike[key] = terms, _Held(parts, inside)
+            known = self._tensors[id(axes)] = axes, alike[1]
+        return known[1]
 
-    def _axis(self, axis: Term) -> _Axis:
+    def axis(self, axis: Term) -> _Axis:
+        """An axis taken apart."""
         if (known := self._axes.get(id(axis))) is None:
-            known = self._axes[id(axis)] = _Axis(axis, frozenset(leaves(axis)), _ways(axis))
-        return known
+            term = resolve(axis)
+            if (found := self._axes.get(id(term))) is None:
+                inside = dict.fromkeys(leaf for leaf in leaves(term) if leaf.frozen is None)
+                ways = _ways(term) if inside else frozenset()
+                found = self._axes[id(term)] = term, _Axis(inside, ways, list(_products(term)))
+            known = self._axes[id(axis)] = axis, found[1]
+        return known[1]
 
-    def inside(self, axes: Axes) -> set[Dim]:
-        """The Dims in question that a tensor holds."""
-        return self.held(axes)[2] & self.wanted
-
-    def counts(self, axes: Axes, dim: Dim | None, outer: Dim) -> set[int]:
-        """How often the elements of a tensor that are a channel of ``dim`` (all, for None) name ``outer``."""
-        found = {(False, 0)}
-        for one in self.held(axes)[1]:
-            if dim in one.leaves or outer in one.leaves:
-                each = {way.counts(dim, outer) for way in one.ways}
-                found = {(a or c, b + d) for a, b in found for c, d in each}
-        return {times for held, times in found if held or dim is None}
-
-    def hold(self, axes: Axes, name: str) -> None:
+    def hold(self, axes: Axes, held: _Held, name: str) -> None:
         """A tensor that is used: the block of every channel in it must be known; each is looked at once."""
-        if id(axes) not in self._checked:
-            self._checked.add(id(axes))
-            for dim in self.inside(axes):
-                self.check(dim, axes, name)
+        if not held.checked:
+            held.checked = True
+            for dim in held.leaves & self.wanted:
+                self.check(dim, axes, held, name)
 
-    def check(self, dim: Dim, axes: Axes, name: str) -> None:
+    def check(self, dim: Dim, axes: Axes, held: _Held, name: str) -> None:
         """Forbid what does not say the block of every channel of ``dim`` in a tensor."""
         for outer in list(self.left[dim]):
-            counts = self.counts(axes, dim, outer)
+            counts = held.counts(dim, outer)
             if any(times != 1 for times in counts):
                 how = "holds them without their blocks" if 0 in counts else "mixes blocks"
                 self.forbid(dim, outer, f"{name} {tuple(axis.size for axis in axes)} {how}")
@@ -148,51 +202,62 @@ class _Search:
 
 def _start(search: _Search, group: ChannelGroup, propagation: Propagation) -> None:
     """Begin with what all parameters of a group hold: for most groups that is nothing."""
-    dim, tensors = group.dim, [propagation.parameters[site.parameter] for site in group.sites]
-    first = dict.fromkeys(leaf for axis in tensors[0] for leaf in leaves(axis))
-    search.left[dim] = [one for one in first if one is not dim and one.frozen is None and one.size > 1]
-    search.beside[dim] = {one for site in group.sites for one in _beside(site.axis, dim)}
+    dim = group.dim
+    search.left[dim] = []
+    tensors = [propagation.parameters[site.parameter] for site in group.sites]
+    others = [axis for site in group.sites if (axis := _bound(site.axis)) is not dim]
+    if not others and any(len(axes) == 1 for axes in tensors):
+        return
+    products = [product for axis in others for product in search.axis(axis).products if dim in product]
+    search.beside[dim] = {one: None for product in products for one in product}
     for one in search.beside[dim]:
         if one.frozen is not None and not one.frozen.dynamic and one.size > 1:
             search.reasons[dim] = f"its {one.size} blocks are frozen by {one.frozen.where}: {one.frozen.reason}"
+    first = dict.fromkeys(leaf for axis in search.held(tensors[0]).axes for leaf in axis.leaves)
+    search.left[dim] = [one for one in first if one is not dim and one.size > 1]
     for site, axes in zip(group.sites, tensors, strict=True):
         if search.left[dim]:
-            search.check(dim, axes, site.parameter)
+            search.check(dim, axes, search.held(axes), site.parameter)
     if search.left[dim]:
         search.wanted.add(dim)
 
 
-def _apply(search: _Search, operation: Operation, around: Sequence[object], name: str) -> None:
+def _apply(search: _Search, operation: Operation, node: fx.Node, propagation: Propagation) -> None:
     """What an op says: of the tensors that go in and come out, and of what it mixes."""
-    tensors = [*flat_axes(operation.arguments), *operation.axes]
+    results = search.tensors(operation.axes)
+    tensors = search.tensors(operation.arguments) + results
     if operation.rule is None:
-        tensors += flat_axes(list(around))
-    if not (touched := {dim for axes in tensors for dim in search.inside(axes)}):
+        around = [propagation.axes[one] for one in (node, *node.all_input_nodes)]
+        tensors += search.tensors(around)
+    if not (touched := {dim for _, held in tensors for dim in held.leaves & search.wanted}):
         return
-    where = f"{operation.name.removeprefix('aten.').partition('.')[0]} in {name}"
+    for axes, held in tensors:
+        search.hold(axes, held, node.name)
+    where = f"{operation.name.removeprefix('aten.').partition('.')[0]} in {node.name}"
     together = mixed(operation)
-    for axes in tensors:
-        search.hold(axes, name)
+    lots = [{leaf for term in terms for leaf in search.axis(term).leaves} for terms in together or ()]
     for dim in touched:
         for outer in list(search.left[dim]):
             if together is None:
                 search.forbid(dim, outer, f"{where} is not known to keep blocks apart")
-            elif any(_mixes(terms, dim, outer) for terms in together) or any(
-                max(search.counts(axes, None, outer), default=0) > 1 for axes in operation.axes
+            elif any(outer in lot and dim not in lot for lot in lots) or any(
+                max(held.counts(None, outer), default=0) > 1 for _, held in results
             ):
                 search.forbid(dim, outer, f"{where} mixes blocks")
 
 
-def _mixes(terms: Sequence[Term], dim: Dim, outer: Dim) -> bool:
-    """Whether axes that an op takes together hold the blocks, and not what is in them."""
-    inside = {leaf for term in terms for leaf in leaves(term)}
-    return outer in inside and dim not in inside
+def _bound(term: Term) -> Term:
+    """What an axis is bound to, if anything: axes that are equal are mostly bound to one term."""
+    while isinstance(term, Dim) and term.bound is not None:
+        term = term.bound
+    return term
 
 
 def _ways(term: Term) -> frozenset[_Way]:
+    """The ways to be a position of an axis, as far as they name Dims that are not frozen."""
     term = resolve(term)
     if isinstance(term, Dim):
-        return frozenset({_Way((term,))})
+        return frozenset({_Way() if term.frozen else _Way((term,))})
     if isinstance(term, Take):
         return frozenset({_Way(picked=frozenset(leaves(term)))})
     if isinstance(term, Cat):
@@ -203,11 +268,10 @@ def _ways(term: Term) -> frozenset[_Way]:
     return found
 
 
-def _beside(term: Term, dim: Dim) -> Iterator[Dim]:
-    """The Dims that an axis multiplies with ``dim``: what a reader takes for its blocks."""
+def _products(term: Term) -> Iterator[dict[Dim, None]]:
     term = resolve(term)
     if isinstance(term, Cat):
         for part in term.parts:
-            yield from _beside(part, dim)
-    elif not isinstance(term, (Dim, Take)) and dim in (inside := set(leaves(term))):
-        yield from inside
+            yield from _products(part)
+    elif isinstance(term, Prod):
+        yield dict.fromkeys(leaves(term))

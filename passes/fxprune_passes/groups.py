@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -153,11 +153,17 @@ class ChannelGroups(Sequence[ChannelGroup]):
     """
 
     def __init__(
-        self, sites: Sequence[Site], parameters: Mapping[str, Axes], ties: Sequence[Tie], notes: Sequence[str] = ()
+        self,
+        sites: Sequence[Site],
+        parameters: Mapping[str, Axes],
+        ties: Sequence[Tie],
+        notes: Sequence[str] = (),
+        freedom: Callable[[Sequence[ChannelGroup]], Mapping[Dim, object]] | None = None,
     ) -> None:
         self.parameters = parameters
         self.ties = ties
         self.notes = tuple(notes)
+        self._freedom = freedom
         self._sites = sites
         self._groups = _gather(sites)
         self._by_name = {group.name: group for group in self._groups}
@@ -195,9 +201,15 @@ class ChannelGroups(Sequence[ChannelGroup]):
         return self._by_name[self.names[found[0]]]
 
     def __str__(self) -> str:
-        """Two tables, the groups with their members and what is frozen, and the notes."""
+        """Tables of the groups with their members, of those that blocks number, of what is frozen, and the notes."""
         rows = [(group.name, group.size, _members(group)) for group in self]
         text = tabulate(rows, headers=("channel group", "channels", "members"), maxcolwidths=[None, None, 80])
+        freedom = {} if self._freedom is None else self._freedom(self)
+        if blocks := [(group.name, told) for group in self if (told := str(freedom.get(group.dim, "")))]:
+            table = tabulate(
+                blocks, headers=("channel group", "groups of a convolution, heads"), maxcolwidths=[None, 90]
+            )
+            text = f"{text}\n\n{table}"
         frozen: dict[tuple[str, str], list[FrozenAxis]] = {}
         for axis in self.frozen:
             frozen.setdefault((axis.reason, str(axis.where)), []).append(axis)

@@ -40,9 +40,8 @@ def mixed(operation: Operation) -> Together | None:
         return None
     if rule in _MIXING:
         args, kwargs = operation.arguments
-        call = _signature(rule).bind(None, *args, **kwargs)
-        call.apply_defaults()
-        return _MIXING[rule](call.arguments)
+        names, defaults = _signature(rule)
+        return _MIXING[rule]({**defaults, **dict(zip(names, args, strict=False)), **kwargs})
     return () if rule in _APART or rule.__module__ == pooling.__name__ else None
 
 
@@ -63,7 +62,12 @@ _APART = frozenset(
 )  # fmt: skip
 
 
-_signature = cache(inspect.signature)
+@cache
+def _signature(rule: Rule) -> tuple[list[str], dict[str, Any]]:
+    """The names of a rule's arguments behind the op itself, and their defaults."""
+    _, *rest = inspect.signature(rule).parameters.values()
+    names = [one.name for one in rest if one.kind is one.POSITIONAL_OR_KEYWORD]
+    return names, {one.name: one.default for one in rest if one.default is not one.empty}
 
 
 def _mixing(*rules: Rule) -> Callable[[Mixing], Mixing]:
