@@ -38,12 +38,14 @@ def accept(model: nn.Module, *, hooks: bool = False) -> None:
     """
     if not isinstance(model, nn.Module):
         raise CaptureError(explain(f"model must be a torch.nn.Module, got {type(model).__name__}."))
-    refuse_other_code(model)
+    modules = modules_of(model)
+    for name, module in modules.items():
+        _refuse_code(name, module)
     tensors = tensors_of(model)
     for name, tensor in tensors.items():
         if isinstance(tensor, nn.Parameter):
             _refuse_parameter(name, tensor)
-    for name, module in modules_of(model).items():
+    for name, module in modules.items():
         _refuse_parametrized(name, module)
         _refuse_hooks(name, module, hooks)
     _refuse_devices(tensors)

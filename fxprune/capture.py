@@ -221,11 +221,11 @@ def _constants(
     graph_module: fx.GraphModule, model: nn.Module, places: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Real tensors that the graph reads and that are neither parameters nor buffers of the model."""
-    known = tensors_of(model)
     result: dict[str, torch.Tensor] = {}
-    for node in graph_module.graph.nodes:
-        target = str(node.target)
-        if node.op == "get_attr" and target not in known and target not in result:
+    targets = [str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"]
+    known = tensors_of(model) if targets else {}
+    for target in targets:
+        if target not in known and target not in result:
             value = places[target] if target in places else _read(model, target)
             value = _read(graph_module, target) if value is None else value
             if isinstance(value, torch.Tensor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.groups import ChannelGroup, ChannelGroups, channels
 from fxprune_passes.kept import Kept
 from fxprune_passes.propagation import flat_axes
+from fxprune_passes.quiet import no_collection
 from fxprune_passes.tensors import tensors_of
 
 
@@ -117,50 +119,52 @@ def plan(
     widths.check()
     if scope not in SCOPES:
         raise PlanError(explain(f"scope={scope!r}, expected one of {', '.join(map(repr, SCOPES))}."))
-    find_criterion(criterion, seed)  # an unknown name is refused before the analysis
-    analysis, module = analyse(model, example_inputs, emit=emit), unwrap(model)[0]
-    inputs, name = inputs_of(model, example_inputs), f"criterion {name_of(criterion)}"
-    evidence = Evidence(analysis, module, inputs, batches=batches, loss=loss, seed=seed, criterion=name)
-    score = Scorer(criterion, evidence)
-    whole = _ignored(analysis.groups, module, ignore)
-    fixed = _overridden(analysis.groups, module, overrides or {}, whole)
+    is_quick = batches is None and target.metric != "latency"
+    with no_collection() if is_quick else nullcontext():
+        find_criterion(criterion, seed)  # an unknown name is refused before the analysis
+        analysis, module = analyse(model, example_inputs, emit=emit), unwrap(model)[0]
+        inputs, name = inputs_of(model, example_inputs), f"criterion {name_of(criterion)}"
+        evidence = Evidence(analysis, module, inputs, batches=batches, loss=loss, seed=seed, criterion=name)
+        score = Scorer(criterion, evidence)
+        whole = _ignored(analysis.groups, module, ignore)
+        fixed = _overridden(analysis.groups, module, overrides or {}, whole)
 
-    views: dict[str, ChannelGroup] = {}
+        views: dict[str, ChannelGroup] = {}
 
-    def open_groups(without: set[str]) -> list[ChannelGroup]:
-        groups = _one_factor_each(analysis.groups, without)
-        if by_block:
-            analysis.find_freedom(groups)
-        for group in (one for one in groups if one.name not in views):
-            views[group.name] = analysis.by_block(group) if by_block else group
-        return [views[group.name] for group in groups]
+        def open_groups(without: set[str]) -> list[ChannelGroup]:
+            groups = _one_factor_each(analysis.groups, without)
+            if by_block:
+                analysis.find_freedom(groups)
+            for group in (one for one in groups if one.name not in views):
+                views[group.name] = analysis.by_block(group) if by_block else group
+            return [views[group.name] for group in groups]
 
-    score.score(open_groups(whole))  # before anything is searched: it may be refused
-    notes = list[str]()
+        score.score(open_groups(whole))  # before anything is searched: it may be refused
+        notes = list[str]()
 
-    def choose(left_out: set[str]) -> Keep:
-        choices = [
-            one
-            for group in open_groups(whole | left_out)
-            if (one := _choice(group, score, widths, fixed.get(group.name)))
-        ]
-        ranked = {one.group.name: one for one in choices}
-        orders = {name: one.orders[0] for name, one in ranked.items()}
+        def choose(left_out: set[str]) -> Keep:
+            choices = [
+                one
+                for group in open_groups(whole | left_out)
+                if (one := _choice(group, score, widths, fixed.get(group.name)))
+            ]
+            ranked = {one.group.name: one for one in choices}
+            orders = {name: one.orders[0] for name, one in ranked.items()}
 
-        def settle(counts: Mapping[str, int]) -> tuple[Keep, Kept]:
-            keep = cover(analysis, {name: ranked[name].best(count) for name, count in counts.items()}, orders)
-            return keep, kept_of(analysis, keep)
+            def settle(counts: Mapping[str, int]) -> tuple[Keep, Kept]:
+                keep = cover(analysis, {name: ranked[name].best(count) for name, count in counts.items()}, orders)
+                return keep, kept_of(analysis, keep)
 
-        planner = Planner(choices, scope)
-        if target.metric == "channels":
-            return settle(planner.counts(target.value))[0]
-        meter = _meter(analysis, module, inputs, target, timing, planner, lambda counts: settle(counts)[1])
-        keep, note = met(planner, target, meter, settle)
-        notes[:] = [note]
-        return keep
+            planner = Planner(choices, scope)
+            if target.metric == "channels":
+                return settle(planner.counts(target.value))[0]
+            meter = _meter(analysis, module, inputs, target, timing, planner, lambda counts: settle(counts)[1])
+            keep, note = met(planner, target, meter, settle)
+            notes[:] = [note]
+            return keep
 
-    chosen, left_out = fit(analysis, module, choose) if emit == "module" else (choose(set()), {})
-    return make_plan(model, example_inputs, analysis, chosen, {**score.left_out(), **left_out}, notes=notes)
+        chosen, left_out = fit(analysis, module, choose) if emit == "module" else (choose(set()), {})
+        return make_plan(model, example_inputs, analysis, chosen, {**score.left_out(), **left_out}, notes=notes)
 
 
 def _meter(

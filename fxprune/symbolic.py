@@ -57,8 +57,8 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule | None:
 
 def _meets_constants(graph: fx.Graph, model: nn.Module) -> bool:
     """Whether symbolic tracing met tensors that are neither parameters nor buffers."""
-    known = tensors_of(model)
-    return any(node.op == "get_attr" and str(node.target) not in known for node in graph.nodes)
+    reads = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    return bool(reads) and not tensors_of(model).keys() >= set(reads)
 
 
 class _Tracer(fx.Tracer):

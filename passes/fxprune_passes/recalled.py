@@ -122,7 +122,7 @@ class RecallingMode(FakeTensorMode):
     def made(self, like: Like) -> FakeTensor:
         """A new tensor with memory of its own."""
         shape, stride, dtype, device = like
-        with in_kernel_invocation_manager(self):
+        with torch._C._DisableTorchDispatch():
             meta = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
         return self.wrapped(meta, device)
 
