@@ -146,7 +146,9 @@ def met(
     goal = aim = meter.aim * bound
     best: tuple[float, Keep] | None = None
     low, high, fewest = 0.0, float("inf"), planner.counts(0.0)
-    for _ in range(meter.trials):
+    for trial in range(2 * meter.trials):  # the second half where an estimate far too low let all exceed the bound
+        if trial >= meter.trials and best is not None:
+            break
         counts = planner.meet(aim, meter)
         keep, kept = settle(counts)
         exact = meter.exact(kept)

@@ -108,13 +108,13 @@ def quick(seconds: Sequence[float]) -> float:
 
 
 def seconds_of(call: Callable[[], object], threads: int) -> float:
-    """Seconds of one short call, the median of a few blocks of about a millisecond."""
+    """Seconds of one short call, the quickest of a few blocks of about a millisecond."""
     timer = _timer(call, threads)
     first = timer.timeit(1).median
     number = int(_BLOCK / max(first, 1e-9))
     if number <= 1:
-        return timer.blocked_autorange(min_run_time=(_BLOCKS - 0.5) * first).median
-    return statistics.median(timer.timeit(number).median for _ in range(_BLOCKS))
+        return min(timer.blocked_autorange(min_run_time=(_BLOCKS - 0.5) * first).times)
+    return min(timer.timeit(number).median for _ in range(_BLOCKS))
 
 
 def _timer(call: Callable[[], object], threads: int) -> Timer:

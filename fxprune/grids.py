@@ -74,6 +74,9 @@ def _colours(coordinates: Sequence[Sequence[Formula]], blocks: Mapping[int, int]
 class Grid:
     """Seconds at some sizes, and in between.
 
+    Wherever more was measured to take less time, the less counts for both: something else ran on the machine, or the
+    kernel likes the larger size. So seconds never fall as sizes grow, and a search may halve.
+
     Args:
         points: Seconds by sizes; all of a grid, or single ones.
         fallback: Seconds by the number of elements, for single points.
@@ -82,10 +85,11 @@ class Grid:
     def __init__(self, points: Mapping[tuple[float, ...], float], fallback: Mapping[float, float]) -> None:
         dims = len(next(iter(points), ()))
         self._axes = [sorted({point[dim] for point in points}) for dim in range(dims)]
-        self._points = points
         self.is_full = all(point in points for point in itertools.product(*self._axes))
+        self._points = _rising(self._axes, points) if self.is_full else {}
         self._sizes = sorted(fallback)
-        self._fallback = fallback
+        by_size = _rising([self._sizes], {(size,): seconds for size, seconds in fallback.items()})
+        self._fallback = {size: seconds for (size,), seconds in by_size.items()}
 
     def at(self, sizes: tuple[float, ...], elements: float) -> float:
         """Seconds by linear interpolation, of whole blocks of channels; those at the ends beyond them."""
@@ -101,6 +105,20 @@ class Grid:
                 weight *= share
             total += weight * self._points[tuple(size for size, _ in corner)]
         return total
+
+
+def _rising(
+    axes: Sequence[Sequence[float]], points: Mapping[tuple[float, ...], float]
+) -> dict[tuple[float, ...], float]:
+    """The least seconds of a point of a grid and of all that are as large along every axis."""
+    result = dict(points)
+    for dim, axis in enumerate(axes):
+        after = dict(itertools.pairwise(axis))
+        for point in sorted(result, reverse=True):
+            if point[dim] in after:
+                beyond = (*point[:dim], after[point[dim]], *point[dim + 1 :])
+                result[point] = min(result[point], result[beyond])
+    return result
 
 
 def _blocked(axis: Sequence[float], size: float) -> float:

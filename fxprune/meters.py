@@ -17,7 +17,7 @@ class Meter(Protocol):
         whole: What the model costs as it is.
         close: What share of a bound is near enough to it.
         aim: What share of a bound to aim at.
-        trials: How many choices to look at, at most.
+        trials: How many choices to look at, at most; twice as many while all exceed the bound.
         short: What to say where nothing near the bound was found.
     """
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import random
 import re
 import statistics
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from networks import NETWORKS, Network
 from torch import nn
+from torch.utils.benchmark import Timer
 
 import fxprune
 from fxprune import clock, latency, layers
 from fxprune.analysis import analyse
+from fxprune.budget import Choice, Planner, met
+from fxprune.choices import Indices, kept_of
 from fxprune.clock import Measured, by_turns, quick
 from fxprune.costs import needed
 from fxprune.grids import LEVELS, Grid, level_vectors
@@ -24,8 +32,10 @@ from fxprune.kinds import kinds_of
 from fxprune.stored import Stored
 from fxprune.targets import target_of
 from fxprune.units import duration
+from fxprune_passes.kept import Kept
 
-X = torch.zeros(4, 3, 24, 24)
+X = torch.zeros(2, 3, 16, 16)
+LARGE = torch.zeros(4, 3, 24, 24)
 
 
 @pytest.fixture
@@ -33,6 +43,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder without measurements."""
     monkeypatch.setenv("FXPRUNE_CACHE", str(tmp_path / "measured"))
     return tmp_path / "measured"
+
+
+@pytest.fixture(autouse=True)
+def cpu_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count the CPU time of this process: whatever else runs on the machine meanwhile takes none of it."""
+
+    def timer(call: Callable[[], object], threads: int) -> Timer:
+        return Timer("call()", timer=time.process_time, globals={"call": call}, num_threads=threads)
+
+    monkeypatch.setattr(clock, "_timer", timer)
+    monkeypatch.setattr(latency, "_SECONDS", 0.08)
 
 
 class Net(nn.Module):
@@ -76,7 +97,7 @@ def test_more_work_takes_longer_and_models_are_as_they_were() -> None:
     modes = [module.training for model in (narrow, wide) for module in model.modules()]
     state = {name: tensor.clone() for name, tensor in narrow.state_dict().items()}
     random = torch.get_rng_state()
-    less, more = fxprune.measure([narrow, wide], X, seconds=0.1)
+    less, more = fxprune.measure([narrow, wide], LARGE, seconds=0.1)
     assert more.median > 2 * less.median > 0
     assert modes == [module.training for model in (narrow, wide) for module in model.modules()]
     assert all(torch.equal(tensor, state[name]) for name, tensor in narrow.state_dict().items())
@@ -101,7 +122,7 @@ def test_models_take_turns() -> None:
 
 
 def test_rounds_go_on_while_the_share_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Timer:
+    class Fixed:
         def __init__(self, seconds: Iterator[float]) -> None:
             self.seconds = seconds
 
@@ -110,7 +131,7 @@ def test_rounds_go_on_while_the_share_is_not_known(monkeypatch: pytest.MonkeyPat
 
     steady = [lambda: itertools.repeat(2.0), lambda: itertools.repeat(1.0)]
     shaken = [lambda: itertools.cycle([2.0, 9.0, 5.0]), lambda: itertools.repeat(1.0)]
-    monkeypatch.setattr(clock, "_timer", lambda call, threads: Timer(call()))
+    monkeypatch.setattr(clock, "_timer", lambda call, threads: Fixed(call()))
     assert [len(one) for one in by_turns(steady, seconds=1, rounds=5, threads=1, most=20)] == [5, 5]
     assert [len(one) for one in by_turns(shaken, seconds=1, rounds=5, threads=1, most=20)] == [20, 20]
     assert quick(by_turns(shaken, seconds=1, rounds=6, threads=1)[0]) == 2.75  # of 9, 5, 2, 9, 5, 2
@@ -125,7 +146,7 @@ def test_what_is_measured_is_said() -> None:
 
 
 def test_layers_are_timed_one_by_one() -> None:
-    measured = fxprune.measure(built(), X, by_layer=True, seconds=0.1)
+    measured = fxprune.measure(built(), LARGE, by_layer=True, seconds=0.1)
     assert {"stem", "conv1", "conv2", "wide", "head", "norm"} <= measured.layers.keys()
     assert measured.layers["conv1"] > 3 * measured.layers["stem"] > 0
     assert 0.4 * measured.median < sum(measured.layers.values()) < 2.5 * measured.median
@@ -133,8 +154,7 @@ def test_layers_are_timed_one_by_one() -> None:
 
 @pytest.mark.slow
 def test_compiled_models_are_measured() -> None:
-    model = built(16)
-    compiled = fxprune.measure(model, X, compiled=True, seconds=0.05)
+    compiled = fxprune.measure(nn.Linear(8, 8), torch.zeros(2, 8), compiled=True, seconds=0.05)
     assert compiled.mode == "compiled" and compiled.median > 0
 
 
@@ -188,13 +208,11 @@ def test_options_that_do_not_go_are_refused_by_name(options: dict[str, object], 
         fxprune.schedule(built(8), X, **options)
 
 
-def remeasured(model: nn.Module, small: nn.Module, x: torch.Tensor) -> float:
-    """The share of a compiled model in the time of the original, whatever else runs meanwhile."""
-    shares = []
-    for _ in range(3):
-        less, more = fxprune.measure([small, model], x, seconds=0.15, rounds=10)
-        shares.append(quick(less.seconds) / quick(more.seconds))
-    return statistics.median(shares)
+def remeasured(model: nn.Module, *small: nn.Module) -> list[float]:
+    """The shares of compiled models in the time of the original, round by round."""
+    *less, more = fxprune.measure([*small, model], X, seconds=0.2, rounds=20)
+    pairs = (zip(one.seconds, more.seconds, strict=True) for one in less)
+    return [statistics.median(seconds / whole for seconds, whole in rounds) for rounds in pairs]
 
 
 @pytest.mark.parametrize("scope", ["local", "global"])
@@ -205,18 +223,20 @@ def test_a_fraction_of_the_time_stays(scope: str) -> None:
         r"latency=0\.5: .* of .* \((.*)%\), measured eager on 1 thread(, the nearest below that was measured)?",
         plan.notes[-1],
     )
-    assert found and 15 < float(found[1]) <= 50
-    assert 0.15 < remeasured(model, fxprune.compile(model, plan), X) < 0.575
+    assert found and 20 < float(found[1]) <= 50
+    (share,) = remeasured(model, fxprune.compile(model, plan))
+    assert 0.2 < share < 0.575
     assert all(len(kept) % 8 == 0 or len(kept) < 32 for kept in plan.keep.values())
 
 
 def test_a_bound_in_seconds() -> None:
     model = built(64)
-    whole = fxprune.measure(model, X, seconds=0.2).median
-    plan = fxprune.plan(model, X, latency=f"{0.6 * whole * 1e6:.1f}us")
-    assert plan.notes[-1].startswith(f"latency={duration(0.6 * whole)[:3]}")
-    assert "measured eager on 1 thread" in plan.notes[-1]
-    assert remeasured(model, fxprune.compile(model, plan), X) < 0.9  # the machine may change its speed meanwhile
+    bound = 0.6 * fxprune.measure(model, X, seconds=0.2).median
+    plan = fxprune.plan(model, X, latency=f"{bound * 1e9:.1f}ns")
+    found = re.fullmatch(r"latency=(.*): (.*) of .*, measured eager on 1 thread(, the nearest .*)?", plan.notes[-1])
+    assert found and found[1] == duration(bound)
+    assert target_of({"latency": found[2]}).value <= target_of({"latency": duration(bound)}).value
+    assert fxprune.count(fxprune.compile(model, plan), X).macs < fxprune.count(model, X).macs
 
 
 @pytest.fixture
@@ -228,15 +248,15 @@ def roughly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_layers_are_timed_once(calls: list[str], folder: Path, roughly: None) -> None:
     model = built(16)
-    fxprune.plan(model, X, latency=0.8)
+    fxprune.plan(model, X, latency="10s")
     first = len(calls)
-    fxprune.plan(built(16), X, latency=0.7, scope="global", criterion="l1")
+    fxprune.plan(built(16), X, latency="10s", scope="global", criterion="l1")
     assert first > 25 and len(calls) == first
     (file,) = folder.iterdir()
     known = json.loads(file.read_text())
     assert known["how"]["threads"] == "1" and len(known["seconds"]) == first
 
-    fxprune.plan(model, X[:2], latency=0.8)
+    fxprune.plan(model, X[:1], latency="10s")
     assert len(calls) > first  # other sizes
 
 
@@ -269,9 +289,9 @@ def test_what_cannot_be_reached_is_said_with_what_holds_it_up() -> None:
 
 
 def test_a_schedule_of_latencies() -> None:
-    model = built(32)
-    shares = [remeasured(model, small, X) for _, small in fxprune.schedule(model, X, latency=0.4, steps=2)]
-    assert shares[0] < 0.55 and shares[1] < 0.46  # of 0.475 and 0.4
+    model = built(64)
+    shares = remeasured(model, *(small for _, small in fxprune.schedule(model, X, latency=0.6, steps=2)))
+    assert shares[0] < 1.15 * 0.65 and shares[1] < 1.15 * 0.6
 
 
 def test_any_two_sizes_of_a_layer_meet_at_all_levels() -> None:
@@ -296,6 +316,78 @@ def test_seconds_between_measurements_are_on_a_line() -> None:
     single = Grid({(1.0, 1.0): 3.0, (2.0, 2.0): 5.0}, {2.0: 3.0, 4.0: 5.0})
     assert not single.is_full
     assert single.at((1.0, 2.0), 3.0) == 4.0
+
+
+@given(st.lists(st.floats(1e-6, 1.0), min_size=12, max_size=12))
+def test_seconds_never_fall_as_layers_grow(times: list[float]) -> None:
+    sizes = list(itertools.product((1.0, 16.0, 48.0, 64.0), (8.0, 24.0, 32.0)))
+    full = Grid(dict(zip(sizes, times, strict=True)), {})
+    single = Grid({(1.0, 1.0): 1.0, (2.0, 2.0): 1.0}, {a * b: one for (a, b), one in zip(sizes, times, strict=True)})
+    for a, b in itertools.product(range(1, 66, 5), range(8, 34, 3)):
+        here = full.at((a, b), 0)
+        assert here <= min(full.at((a + 5, b), 0), full.at((a, b + 3), 0)) * (1 + 1e-12)
+        assert single.at((a, b), a * b) <= single.at((a, b), a * b + 7) * (1 + 1e-12)
+    for (a, b), seconds in zip(sizes, times, strict=True):
+        assert full.at((a, b), 0) <= seconds
+        assert full.at((a, b), 0) in times
+
+
+class Shaken:
+    """A meter of two layers whose times are known, as a busy machine measures them.
+
+    In the table one time in four is far too long. Whole models come out a few hundredths off.
+    """
+
+    whole, close, aim, trials, short = 1.0, 0.95, 0.97, 6, "the nearest below"
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        sizes = [(max(1, 64 * level),) for level in range(5)]
+        points = [sizes, [(*one, *other) for one, other in itertools.product(sizes, sizes)]]
+        self._grids = [Grid({one: self._slow(math.prod(one) / 256 ** len(one)) for one in some}, {}) for some in points]
+        self._scale = 1 / self._sum(256, 256)
+
+    def _slow(self, seconds: float) -> float:
+        return seconds * (self._random.uniform(2, 8) if self._random.random() < 0.25 else 1)
+
+    def _sum(self, first: int, second: int) -> float:
+        return self._grids[0].at((first,), 0) + self._grids[1].at((first, second), 0)
+
+    def estimate(self, counts: Mapping[str, int]) -> float:
+        return self._scale * self._sum(*counts.values())
+
+    def exact(self, kept: Kept) -> float:
+        return self.true([int(mask.sum()) for mask in kept.dims.values()]) * self._random.uniform(0.97, 1.03)
+
+    def true(self, counts: Sequence[int]) -> float:
+        first, second = (one / 256 for one in counts)
+        return 0.1 + 0.9 * (first + first * second) / 2
+
+    def saved(self, counts: Mapping[str, int]) -> Mapping[str, float]:
+        return {}
+
+    def shown(self, value: float) -> str:
+        return str(value)
+
+    def said(self, reached: float) -> str:
+        return str(reached)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_search_holds_in_a_table_of_a_busy_machine(seed: int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 256, 1), nn.Conv2d(256, 256, 1), nn.Conv2d(256, 3, 1))
+    analysis = analyse(model, X)
+    scores = torch.linspace(1, 0, 256)
+    orders = (tuple(range(256)),)
+    choices = [Choice(analysis.groups[name], orders, scores, list(range(1, 257))) for name in ("0", "1")]
+    meter = Shaken(seed)
+
+    def settle(counts: Mapping[str, int]) -> tuple[dict[str, Indices], Kept]:
+        keep: dict[str, Indices] = {name: tuple(range(count)) for name, count in counts.items()}
+        return keep, kept_of(analysis, keep)
+
+    keep, _ = met(Planner(choices, "local"), target_of({"latency": 0.5}), meter, settle)
+    assert 0.4 < meter.true([len(one) for one in keep.values()]) < 0.5 * 1.03
 
 
 SAMPLE = NETWORKS[::9]
