@@ -239,11 +239,10 @@ def cover(analysis: Analysis, keep: Mapping[str, Sequence[Any]], ranked: Mapping
 
 def _axes_that_may_empty(analysis: Analysis) -> list[Term]:
     """Axes that hold a part of a group only: picks, and what is made of nothing else."""
-    found: dict[int, Term] = {}
     trees = [axes for tree in analysis.propagation.axes.values() for axes in flat_axes(tree)]
-    for axes in (*trees, *analysis.groups.parameters.values()):
-        found.update({id(axis): axis for axis in axes if id(axis) not in found and _may_empty(resolve(axis))})
-    return list(found.values())
+    every = {id(axis): axis for axes in (*trees, *analysis.groups.parameters.values()) for axis in axes}
+    terms = {id(term): term for axis in every.values() if not isinstance(term := resolve(axis), Dim)}
+    return [term for term in terms.values() if _may_empty(term)]
 
 
 def _may_empty(term: Term) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from torch import fx, nn
 
 from fxprune_passes.inferred import Inferred
-from fxprune_passes.tensors import modules_of
+from fxprune_passes.tensors import modules_of, tensors_of
 
 _SHOWN = 5
 _LINES = 12
@@ -72,10 +72,10 @@ def _left_out(graph_module: fx.GraphModule, model: nn.Module, emit: str) -> Iter
 def unread(graph_module: fx.GraphModule, model: nn.Module) -> list[str]:
     """Parameters that no node reads, summed up by the largest modules that hold no others."""
     targets = {str(node.target) for node in graph_module.graph.nodes if node.op in ("get_attr", "call_module")}
-    named = list(model.named_parameters(remove_duplicate=False))
-    read = {id(tensor) for name, tensor in named if targets & set(homes(name))}
-    names = [name for name, tensor in named if id(tensor) not in read]
-    return _summed_up(names, [name for name, tensor in named if id(tensor) in read])
+    named = [(name, one) for name, one in tensors_of(model).items() if isinstance(one, nn.Parameter)]
+    read = {id(one) for name, one in named if any(home in targets for home in (name.rpartition(".")[0], *homes(name)))}
+    names = [name for name, one in named if id(one) not in read]
+    return _summed_up(names, [name for name, one in named if id(one) in read]) if names else []
 
 
 def homes(name: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune_passes.axes import Axes, leaves
+from fxprune_passes.axes import Axes, Dim, leaves, resolve
 from fxprune_passes.digits import digits
 from fxprune_passes.direct import write_directly
 from fxprune_passes.kept import Kept, along, block_numbers
@@ -38,7 +38,9 @@ def cut(tensor: torch.Tensor, kept: Kept, axes: Axes) -> torch.Tensor:
 def in_order(tensor: torch.Tensor, axes: Axes, kept: Kept) -> torch.Tensor:
     """The tensor with the channels of every block in its order, those that stay first."""
     for number, axis in enumerate(axes if kept.blocks else ()):
-        for dim in dict.fromkeys(leaf for leaf in leaves(axis) if leaf in kept.blocks):
+        term = resolve(axis)
+        inside = (term,) if isinstance(term, Dim) else dict.fromkeys(leaves(term))
+        for dim in (leaf for leaf in inside if leaf in kept.blocks):
             blocks = kept.blocks[dim]
             for digit in digits(axis, dim):
                 rows = block_numbers(axes, blocks.outers, number, digit).clamp_min(0)
