@@ -150,3 +150,16 @@ def test_a_process_of_its_own_measures_memory() -> None:
     one = children.in_a_process("memory", contest.OURS, "resnet18", 64, 30.0, 1)
     assert 0 < one["added"] < 200
     assert one["result"] == pytest.approx(12.24, abs=0.1)
+
+
+def test_sections_of_an_earlier_run_stay_beside_those_measured_anew(tmp_path: Path) -> None:
+    file, page = tmp_path / "figures.json", tmp_path / "docs"
+    page.mkdir()
+    assert bench.main(["--quick", "--only", "copying", "--json", str(file)]) in (0, 1)
+    before = json.loads(file.read_text())["copying"]
+    assert bench.main(["--quick", "--only", "growth", "--json", str(file), "--write", str(page)]) in (0, 1)
+    parts = json.loads(file.read_text())
+    assert parts["copying"] == before
+    assert list(parts) == ["machine", "copying", "growth"]
+    text = (page / "benchmarks.md").read_text()
+    assert before["title"] in text and parts["growth"]["title"] in text

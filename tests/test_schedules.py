@@ -85,7 +85,7 @@ def test_options_go_to_the_plan() -> None:
         ({}, "expected exactly one of"),
         ({"macs": 0.5, "batches": iter([X])}, "batches is a list_iterator, expected an iterable that every step reads"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "_".join(value),
 )
 def test_options_out_of_range_are_refused_at_once(options: dict[str, object], message: str) -> None:
     with pytest.raises(fxprune.PlanError, match=message):

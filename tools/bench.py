@@ -30,7 +30,7 @@ import torch
 
 from benchmark import against, memory
 from benchmark.copying import copying
-from benchmark.figures import Section, bounds, table
+from benchmark.figures import Figure, Section, bounds, table
 from benchmark.growth import growth
 from benchmark.handbuilt import handbuilt
 from benchmark.page import machine, write
@@ -57,18 +57,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     changes = {name: value for name in ("threads", "repeats", "models") if (value := getattr(options, name))}
     settings = dataclasses.replace(QUICK if options.quick else Settings(), **changes)
     torch.set_num_threads(settings.threads)
-    described, sections = machine(settings.threads), list[Section]()
+    described, found = machine(settings.threads), earlier(options.json) if options.only else {}
     for name in options.only or SECTIONS:
-        section = SECTIONS[name](settings)
-        sections.append(section)
+        found[name] = section = SECTIONS[name](settings)
         print(f"{section.title}\n\n{table(section.headers, section.rows)}\n", flush=True)
         if options.json:  # after every section, so that what was measured is not lost
-            parts = {one.key: dataclasses.asdict(one) for one in sections}
+            parts = {key: dataclasses.asdict(one) for key, one in found.items()}
             options.json.write_text(json.dumps({"machine": described, **parts}, indent=2) + "\n")
+    sections = [found[name] for name in SECTIONS if name in found]
     print(bounds(sections))
     if options.write:
         write(options.write, described, sections)
     return int(not all(figure.holds for section in sections for figure in section.figures))
+
+
+def earlier(figures: Path | None) -> dict[str, Section]:
+    """The sections that an earlier run wrote to a file, by key; none if there is no file."""
+    if figures is None or not figures.exists():
+        return {}
+    parts = {key: one for key, one in json.loads(figures.read_text()).items() if key in SECTIONS}
+    return {
+        key: Section(**{**one, "figures": [Figure(**figure) for figure in one["figures"]]})
+        for key, one in parts.items()
+    }
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -79,7 +90,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="most runs that a median is taken over (default 7)")
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default 1)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures there, too; with --only, beside those there are"
+    )
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write a page and a plot there (docs)")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)  # what the processes of its own run
     return parser.parse_args(arguments)
