@@ -18,7 +18,6 @@ from fxprune_passes.axes import (
     Take,
     Term,
     Where,
-    bind,
     cat,
     fixed,
     freezing,
@@ -124,7 +123,7 @@ class Equations:
         if any(leaf is dim for leaf in leaves(term)):
             self._equate_positions(dim, term)
             return
-        bind(dim, term)
+        dim.bound = term
         left, right = stated or (dim, term)
         self.ties.append(Tie(left, right, self.where) if isinstance(left, Dim) else Tie(dim, right, self.where))
 

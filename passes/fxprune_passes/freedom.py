@@ -14,7 +14,7 @@ place, and a block is the same block in every tensor.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,9 +58,8 @@ def find_freedom(propagation: Propagation, groups: Iterable[ChannelGroup]) -> di
         groups: Its channel groups.
     """
     search = _Search()
-    called = {str(node.target): node for node in propagation.graph_module.graph.nodes if node.op == "call_module"}
     for group in groups:
-        _start(search, group, propagation, called)
+        _start(search, group, propagation)
     for node, operations in propagation.operations.items() if search.wanted else ():
         for axes, held in search.tensors([propagation.axes[node]]):
             search.hold(axes, held, node.name)
@@ -201,8 +200,8 @@ class _Search:
             self.wanted.discard(dim)
 
 
-def _start(search: _Search, group: ChannelGroup, propagation: Propagation, called: Mapping[str, fx.Node]) -> None:
-    """Begin with what all parameters of a group hold, and what modules write: for most groups that is nothing."""
+def _start(search: _Search, group: ChannelGroup, propagation: Propagation) -> None:
+    """Begin with what all parameters of a group hold: for most groups that is nothing."""
     dim = group.dim
     search.left[dim] = []
     tensors = [propagation.parameters[site.parameter] for site in group.sites]
@@ -215,15 +214,7 @@ def _start(search: _Search, group: ChannelGroup, propagation: Propagation, calle
         if one.frozen is not None and not one.frozen.dynamic and one.size > 1:
             search.reasons[dim] = f"its {one.size} blocks are frozen by {one.frozen.where}: {one.frozen.reason}"
     first = dict.fromkeys(leaf for axis in search.held(tensors[0]).axes for leaf in axis.leaves)
-    written = [
-        held.leaves
-        for site in group.sites
-        if not site.reads and (node := called.get(site.parameter.rpartition(".")[0])) is not None
-        for _, held in search.tensors([propagation.axes[node]])
-        if dim in held.leaves
-    ]
-    beside = [one for one in first if one is not dim and one.size > 1]
-    search.left[dim] = [one for one in beside if all(one in held for held in written)]
+    search.left[dim] = [one for one in first if one is not dim and one.size > 1]
     for site, axes in zip(group.sites, tensors, strict=True):
         if search.left[dim]:
             search.check(dim, axes, search.held(axes), site.parameter)
