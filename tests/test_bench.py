@@ -17,7 +17,7 @@ sys.path.insert(0, str(TOOLS))
 try:
     import bench
 
-    from benchmark import against, children, contest, figures, growth, handbuilt, page
+    from benchmark import against, children, contest, figures, growth, handbuilt
 finally:
     sys.path.remove(str(TOOLS))
 
@@ -108,7 +108,6 @@ def test_networks_grow_as_they_are_named() -> None:
 
 
 def test_both_tools_keep_the_outputs_and_half_of_the_rest() -> None:
-    pytest.importorskip("torch_pruning")
     outcomes = contest.take_turns({"chain": (growth.chain(3), torch.zeros(1, 16, 8, 8))}, limit=30, repeats=0)["chain"]
     assert [one.failed for one in outcomes.values()] == ["", ""]
     assert outcomes[contest.OURS].left == outcomes[contest.THEIRS].left
@@ -129,8 +128,7 @@ def test_a_quick_run_writes_figures_and_page(
 
     monkeypatch.setattr(against, "in_a_process", here)
     parts = ["against", "copying", "growth", "handbuilt"]
-    write = ["--write", str(tmp_path)] if page.matplotlib else []
-    bench.main(["--quick", "--only", *parts, "--json", str(tmp_path / "figures.json"), *write])
+    bench.main(["--quick", "--only", *parts, "--json", str(tmp_path / "figures.json"), "--write", str(tmp_path)])
     read = json.loads((tmp_path / "figures.json").read_text())
     assert list(read) == ["machine", *parts]
     assert read["against"]["data"]["resnet18"][contest.OURS]["left"] == pytest.approx(0.2614, abs=1e-4)
@@ -138,11 +136,10 @@ def test_a_quick_run_writes_figures_and_page(
     assert read["machine"]["torch"] == torch.__version__.partition("+")[0]
     printed = capsys.readouterr().out
     assert "Growth with depth and width" in printed
-    if write:
-        text = (tmp_path / "benchmarks.md").read_text()
-        assert all(f"## {read[part]['title']}" in text for part in parts)
-        assert "| resnet18, batch 1, eager, against hand-built |" in " ".join(text.split())
-        assert "dense block" in text and "<svg" in (tmp_path / "benchmarks.svg").read_text()
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert all(f"## {read[part]['title']}" in text for part in parts)
+    assert "| resnet18, batch 1, eager, against hand-built |" in " ".join(text.split())
+    assert "dense block" in text and "<svg" in (tmp_path / "benchmarks.svg").read_text()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of the resident memory is read from /proc")
