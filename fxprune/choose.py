@@ -269,7 +269,7 @@ def _empty_part(term: Term, kept: Kept) -> Term:
 def _best(groups: ChannelGroups, axis: Term, ranked: Mapping[str, Sequence[int]]) -> tuple[str, int]:
     """The best channel that fills a position of an axis."""
     for leaf in dict.fromkeys(leaves(axis)):
-        inside = set(channels(axis, leaf)) - {-1}
+        inside = set(channels(axis, leaf).tolist()) - {-1}
         if leaf in groups.names and inside:
             name = groups.names[leaf]
             return name, next(place for place in ranked[name] if place in inside)

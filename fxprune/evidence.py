@@ -104,7 +104,7 @@ class Evidence:
             return None
         result = Moments.nothing(group.size, torch.device("cpu"))
         for tap, moments in found:
-            places, channel = (torch.tensor(one, dtype=torch.int64) for one in group.places(tap.axis))
+            places, channel = group.places(tap.axis)
             for total, one in zip(result.sums, moments.sums, strict=True):
                 total.index_add_(0, channel, one.cpu()[places])
         return result

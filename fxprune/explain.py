@@ -246,7 +246,8 @@ def _losses(analysis: Analysis, dim: Dim, channel: int | None, start: Term) -> C
 
 def _places(axis: Term, dim: Dim, channel: int | None) -> tuple[int, ...]:
     """The positions of an axis that are a channel of a Dim, or any channel of it."""
-    return tuple(place for place, one in enumerate(channels(axis, dim)) if one >= 0 and channel in (None, one))
+    every = channels(axis, dim)
+    return tuple((every >= 0 if channel is None else every == channel).nonzero().flatten().tolist())
 
 
 def _tell(chain: Chain, told: dict[Chain, str]) -> str:

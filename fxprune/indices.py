@@ -24,7 +24,7 @@ def resolve_keep(groups: ChannelGroups, member: str, indices: list[int]) -> dict
     wanted = kept_mask(axis.size, kept)
     result = {}
     for leaf in found:
-        channel = torch.tensor(channels(axis, leaf))
+        channel = channels(axis, leaf)
         used = torch.zeros(leaf.size, dtype=torch.bool)
         used[channel[(channel >= 0) & wanted]] = True
         result[groups.names[leaf]] = tuple(used.nonzero().flatten().tolist())

@@ -6,7 +6,7 @@ import json
 import math
 import operator
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from fxprune_passes.masks import cut
 from fxprune_passes.tensors import modules_of, tensors_of
 
 _FORMAT = 1
+_PLAIN = frozenset({type(None), bool, int, float, str})
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,14 +364,23 @@ def _outer_names(analysis: Analysis, name: str) -> tuple[str, ...]:
 def fingerprint(model: nn.Module) -> tuple[Any, ...]:
     """What must not change between analysis and rewrite: structure, modes, shapes and dtypes."""
     tensors = tensors_of(model).items()
-    modules = tuple((name, type(one), one.extra_repr(), one.training) for name, one in modules_of(model).items())
+    modules = tuple((name, type(one), *_settings(one)) for name, one in modules_of(model).items())
     return modules, tuple((name, tuple(one.shape), one.dtype, str(one.device)) for name, one in tensors)
+
+
+def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The plain attributes of a module: sizes, modes, options."""
+    for name, value in vars(module).items():
+        kind = type(value)
+        if kind in _PLAIN or (kind is tuple and all(type(one) in _PLAIN for one in value)):
+            yield name, value
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
     """Refuse a plan that was made for another model, before anything is analysed."""
+    known = tensors_of(model)
     for name, shape in shapes.items():
-        got = _shape_of(model, name)
+        got = tuple(known[name].shape) if name in known else _shape_of(model, name)
         if got is not None and got != shape:
             first = f"plan was made for another model: {name!r} has shape {got}, expected {shape}."
             raise PlanError(explain(first, mend="make a plan for this model"))

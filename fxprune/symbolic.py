@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx._lazy_graph_module import _LazyGraphModule
+from torch.fx.graph_module import _copy_attr
 
 from fxprune.caches import kept_in_containers
 from fxprune.frames import call_model, current_line
@@ -16,6 +18,7 @@ from fxprune.modes import in_mode, may_be_switch, training_reads_seen
 from fxprune.patches import attributes_kept, functions_seen
 from fxprune.record import default_leaf
 from fxprune_passes.effects import drop_dead, writes
+from fxprune_passes.nodes import make_node
 from fxprune_passes.tensors import modules_of, tensors_of
 
 
@@ -50,8 +53,27 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule | None:
         return None
     if tracer.reads or _meets_constants(graph, model):
         return None  # the recording tracer keeps what follows the mode, and finds out where a constant comes from
-    result = _LazyGraphModule(model, graph)  # nobody may ever call it, nor read its code
+    result = _over(model, graph)
     drop_dead(result.graph, writes)
+    return result
+
+
+def _over(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """A graph module around the modules of a model that a graph calls; nobody may ever call it, nor read its code."""
+    result = _LazyGraphModule(nn.Module(), fx.Graph())
+    for node in graph.nodes:
+        *owners, name = str(node.target).split(".")
+        if node.op == "get_attr":
+            _copy_attr(model, result, str(node.target))
+        elif node.op == "call_module":
+            source, owner = model, result
+            for one in owners:  # by the tables: nn.Module looks at every name that an attribute may clash with
+                source = source._modules[one]
+                if one not in owner._modules:
+                    owner._modules[one] = nn.Module()
+                owner = owner._modules[one]
+            owner._modules[name] = source._modules[name]
+    result.graph = graph
     return result
 
 
@@ -101,11 +123,11 @@ class _Tracer(fx.Tracer):
         """A proxy that refuses what a graph would lose in silence."""
         return _Proxy(node, self)
 
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+    def create_node(self, op: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any) -> fx.Node:
         """Note where the node comes from; the recording tracer knows what a region without gradients means."""
         if not torch.is_grad_enabled():
             raise _UnseenError("a region without gradients")
-        node = super().create_node(*args, **kwargs)
+        node = make_node(partial(super().create_node, **named), op, target, args, kwargs, *more)
         node.meta["module"] = self.path[-1]
         node.meta["source"] = "" if node.op == "output" else current_line()
         if node.op == "call_function" and _is_wrapped(node.target):

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fxprune.frames import current_globals, current_line
 from fxprune.sizes import Recipe, RecordedFloat, RecordedInt, RecordedSize, map_values
 from fxprune_passes.errors import CaptureError, explain
+from fxprune_passes.nodes import make_node
 from fxprune_passes.refusals import KEEP_CODE, described
 
 Where = tuple[str, str]  # the model's line, and the module whose forward is running
@@ -61,7 +62,7 @@ class GraphWriter:
 
     def write(self, op: str, target: Any, args: Any = (), kwargs: Any = None, where: Where | None = None) -> fx.Node:
         """Write a node at the end of the graph; its arguments may hold tensors and recorded numbers."""
-        node = self.graph.create_node(op, target, self.written(args), self.written(kwargs or {}))
+        node = make_node(self.graph.create_node, op, target, self.written(args), self.written(kwargs or {}))
         node.meta["source"], node.meta["module"] = where or self.where()
         return node
 

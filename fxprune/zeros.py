@@ -308,7 +308,7 @@ def _reasons_at(site: Site, reasons: Mapping[Dim, Tensor]) -> Tensor:
     """(size,): the argument by which each position of an axis goes; the last of those that hold."""
     result = torch.full((site.axis.size,), -1)
     for dim in dict.fromkeys(leaf for leaf in leaves(site.axis) if leaf in reasons):
-        numbers = torch.tensor(channels(site.axis, dim))
+        numbers = channels(site.axis, dim)
         found = torch.where(numbers >= 0, reasons[dim][numbers.clamp(min=0)], -1)
         result = torch.maximum(result, found)
     return result
@@ -334,7 +334,7 @@ def _holder(site: Site, idle: Tensor, facts: Lossless) -> str:
     graph_module = facts.propagation.graph_module
     nodes = list(graph_module.graph.nodes)
     for dim in dict.fromkeys(leaf for leaf in leaves(site.axis) if leaf in facts.held):
-        numbers = torch.tensor(channels(site.axis, dim))[idle]
+        numbers = channels(site.axis, dim)[idle]
         held = facts.held[dim][numbers[numbers >= 0]]
         if bool((held >= 0).any()):
             return _shown(nodes[int(held[held >= 0][0])], graph_module)

@@ -116,7 +116,7 @@ def by_force(model: Tiny, plan: Plan, inputs: list[Tensor]) -> dict[str, set[int
             channel
             for node in nodes
             for dim, axis in enumerate(axes[node])
-            for position, channel in enumerate(channels(axis, group.dim))
+            for position, channel in enumerate(channels(axis, group.dim).tolist())
             if channel >= 0 and not can_go(node, dim, position)
         }
         result[group.name] = set(range(group.size)) - stays

@@ -82,7 +82,7 @@ def power_sums(group: ChannelGroup, site: Site, power: float) -> torch.Tensor:
     tensor = weight(site)
     if resolve(site.axis) is group.dim:
         return _norms(tensor, site.dim, power) ** power
-    places, channel = (torch.tensor(one, dtype=torch.int64) for one in group.places(site.axis))
+    places, channel = group.places(site.axis)
     if len(places) < site.axis.size:  # a reader of a dense block reads many groups: look at this one's part only
         tensor = tensor.index_select(site.dim, places.to(tensor.device))
     result = torch.zeros(group.size, dtype=torch.float64)
@@ -102,7 +102,7 @@ def rows(group: ChannelGroup, site: Site) -> torch.Tensor:
     tensor = weight(site).cpu()
     tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
     tensor = tensor.movedim(site.dim, 0).flatten(1) if tensor.ndim > 1 else tensor[:, None]
-    inside, place = (torch.tensor(one, dtype=torch.int64) for one in group.places(site.axis))
+    inside, place = group.places(site.axis)
     whole = torch.arange(group.size)
     if torch.equal(inside, whole) and torch.equal(place, whole):
         return tensor

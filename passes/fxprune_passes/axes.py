@@ -56,12 +56,17 @@ class Dim:
     bound: Term | None = None
 
 
+_numbers = itertools.count()
+_solved = [next(_numbers)]  # another number after every Dim that is solved: a term in normal form is so until then
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Cat:
-    """The channels of each part in turn."""
+    """The channels of each part in turn. ``looked`` is when it was last seen to be in normal form."""
 
     parts: tuple[Term, ...]
     size: int
+    looked: list[int] = field(default_factory=lambda: [-1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +75,7 @@ class Prod:
 
     factors: tuple[Term, ...]
     size: int
+    looked: list[int] = field(default_factory=lambda: [-1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,10 +168,20 @@ def resolve(term: Term) -> Term:
     if isinstance(term, Take):
         base = resolve(term.base)
         return term if base is term.base else take(base, term.index)
+    solved = _solved[0]
+    if term.looked[0] == solved:
+        return term
     for part in term.parts if isinstance(term, Cat) else term.factors:
         if part.bound is not None if isinstance(part, Dim) else _is_stale(part, type(term)):
             return cat(term.parts) if isinstance(term, Cat) else prod(term.factors)
+    term.looked[0] = solved
     return term
+
+
+def bind(dim: Dim, term: Term) -> None:
+    """Solve a Dim; terms in normal form are looked at anew."""
+    dim.bound = term
+    _solved[0] = next(_numbers)  # each number is written once, so threads that solve side by side never bring one back
 
 
 def _is_stale(term: Term, parent: type[Term]) -> bool:

@@ -49,14 +49,14 @@ class BlockGroup(ChannelGroup):
         """Number of blocks."""
         return math.prod(one.size for one in self.outers)
 
-    def places(self, axis: Term) -> tuple[list[int], list[int]]:
+    def places(self, axis: Term) -> tuple[Tensor, Tensor]:
         """The positions of an axis that hold channels, and the channel of each.
 
         Where the axis does not tell blocks apart, a position is that of a channel in each of them.
         """
         found = digits(axis, self.dim)
         if not found:
-            return [], []
+            return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
         channel = found[0].channel
         position = (channel >= 0).nonzero().flatten()
         number = torch.zeros(len(position), 1, dtype=torch.int64)
@@ -65,7 +65,7 @@ class BlockGroup(ChannelGroup):
             row = known[0].channel[position][:, None] if known else torch.arange(outer.size)[None]
             number = (number[:, :, None] * outer.size + row[:, None]).flatten(1)
         number = number * self.width + channel[position][:, None]
-        return position.repeat_interleave(number.shape[1]).tolist(), number.flatten().tolist()
+        return position.repeat_interleave(number.shape[1]), number.flatten()
 
 
 def by_block(group: ChannelGroup, outers: tuple[Dim, ...], parameters: Mapping[str, Axes]) -> ChannelGroup:

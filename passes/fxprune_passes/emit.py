@@ -18,7 +18,7 @@ from fxprune_passes.digits import digits
 from fxprune_passes.direct import write_directly
 from fxprune_passes.kept import Kept, along, block_numbers
 from fxprune_passes.mode import Mode
-from fxprune_passes.tensors import tensors_of
+from fxprune_passes.tensors import modules_of, tensors_of
 
 _ATOMS = frozenset({type(None), bool, int, float, str, tuple})
 _TENSORLESS = frozenset({type(None), bool, int, float, str, dict, OrderedDict, set})
@@ -38,6 +38,8 @@ def cut(tensor: torch.Tensor, kept: Kept, axes: Axes) -> torch.Tensor:
 def in_order(tensor: torch.Tensor, axes: Axes, kept: Kept) -> torch.Tensor:
     """The tensor with the channels of every block in its order, those that stay first."""
     for number, axis in enumerate(axes if kept.blocks else ()):
+        if kept.mask(axis) is None:
+            continue
         term = resolve(axis)
         inside = (term,) if isinstance(term, Dim) else dict.fromkeys(leaves(term))
         for dim in (leaf for leaf in inside if leaf in kept.blocks):
@@ -97,7 +99,7 @@ class Emitter:
     def __post_init__(self) -> None:
         """Look the model's tree up once: its tensors by name, in its order, and its modules by path."""
         self._named = tensors_of(self.model)
-        self._paths = dict(self.model.named_modules(remove_duplicate=False))
+        self._paths = modules_of(self.model, by_every_path=True)
 
     def find(self, name: str) -> torch.Tensor:
         """The original tensor of that name."""
@@ -210,14 +212,13 @@ class Emitter:
         made: dict[str, nn.Module] = {"": result}
         for path in self._needed(reads, leaves):
             parent, _, name = path.rpartition(".")
-            owner = made[parent]
+            inside = made[parent]._modules  # a table: nn.Module looks at all names that another may clash with
             if path in leaves:
-                owner.add_module(name, self._modules[path][2])
-            elif not hasattr(owner, name):
-                container = nn.Module()
+                inside[name] = self._modules[path][2]
+            elif name not in inside:
+                inside[name] = container = nn.Module()
                 container.training = self._paths[path].training if path in self._paths else self.model.training
-                owner.add_module(name, container)
-            made[path] = owner.get_submodule(name)
+            made[path] = inside[name]  # type: ignore[assignment]
         for name in self._in_order(reads):
             self._place(made[name.rpartition(".")[0]], name)
         result.training = self.model.training

@@ -18,6 +18,7 @@ from fxprune_passes.axes import (
     Take,
     Term,
     Where,
+    bind,
     cat,
     fixed,
     freezing,
@@ -123,7 +124,7 @@ class Equations:
         if any(leaf is dim for leaf in leaves(term)):
             self._equate_positions(dim, term)
             return
-        dim.bound = term
+        bind(dim, term)
         left, right = stated or (dim, term)
         self.ties.append(Tie(left, right, self.where) if isinstance(left, Dim) else Tie(dim, right, self.where))
 

@@ -98,11 +98,19 @@ class _Axis:
         leaves: All Dims in it that are not frozen, in order.
         ways: The ways to be a position of it.
         products: The Dims of each product in it, frozen ones too: what a reader takes for channels and their blocks.
+        throughout: The Dims that every position names.
     """
 
     leaves: dict[Dim, None]
     ways: frozenset[_Way]
     products: list[dict[Dim, None]]
+    throughout: frozenset[Dim]
+
+    def beside(self, dim: Dim) -> frozenset[Dim]:
+        """The Dims that every position names that is a channel of ``dim``, or every position at all if none is."""
+        if dim not in self.leaves:
+            return self.throughout
+        return _shared(way for way in self.ways if dim in way.leaves)
 
 
 @dataclass(slots=True, eq=False)
@@ -172,7 +180,7 @@ class _Search:
             if (found := self._axes.get(id(term))) is None:
                 inside = dict.fromkeys(leaf for leaf in leaves(term) if leaf.frozen is None)
                 ways = _ways(term) if inside else frozenset()
-                found = self._axes[id(term)] = term, _Axis(inside, ways, list(_products(term)))
+                found = self._axes[id(term)] = term, _Axis(inside, ways, list(_products(term)), _shared(ways))
             known = self._axes[id(axis)] = axis, found[1]
         return known[1]
 
@@ -213,7 +221,9 @@ def _start(search: _Search, group: ChannelGroup, propagation: Propagation) -> No
     for one in search.beside[dim]:
         if one.frozen is not None and not one.frozen.dynamic and one.size > 1:
             search.reasons[dim] = f"its {one.size} blocks are frozen by {one.frozen.where}: {one.frozen.reason}"
-    first = dict.fromkeys(leaf for axis in search.held(tensors[0]).axes for leaf in axis.leaves)
+    held = search.held(tensors[0])
+    named = frozenset[Dim](search.beside[dim]).union(*(axis.beside(dim) for axis in held.axes))
+    first = dict.fromkeys(leaf for axis in held.axes for leaf in axis.leaves if leaf in named)
     search.left[dim] = [one for one in first if one is not dim and one.size > 1]
     for site, axes in zip(group.sites, tensors, strict=True):
         if search.left[dim]:
@@ -251,6 +261,11 @@ def _bound(term: Term) -> Term:
     while isinstance(term, Dim) and term.bound is not None:
         term = term.bound
     return term
+
+
+def _shared(ways: Iterable[_Way]) -> frozenset[Dim]:
+    """The Dims that each of some ways names."""
+    return frozenset.intersection(*named) if (named := [frozenset(way.leaves) for way in ways]) else frozenset()
 
 
 def _ways(term: Term) -> frozenset[_Way]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from tabulate import tabulate
+from torch import Tensor
 
 from fxprune_passes.axes import Axes, Cat, Dim, Take, Term, Where, freezing, leaves, resolve, show
 from fxprune_passes.equations import Tie
@@ -25,14 +26,14 @@ class Site:
     dim: int
     axis: Term
     reads: bool
-    tensor: torch.Tensor = field(repr=False)
+    tensor: Tensor = field(repr=False)
 
     @property
     def original(self) -> Site:
         """The site as the parameter has it: this one, unless its tensor is laid out anew."""
         return self
 
-    def like(self, values: torch.Tensor) -> torch.Tensor:
+    def like(self, values: Tensor) -> Tensor:
         """Values in the shape of the parameter, laid out as ``tensor`` is."""
         return values
 
@@ -72,7 +73,7 @@ class ChannelGroup:
         """The sites that produce the channels (all sites, where none does)."""
         return tuple(site for site in self.sites if not site.reads) or self.sites
 
-    def per_channel(self, site: Site, values: torch.Tensor) -> torch.Tensor:
+    def per_channel(self, site: Site, values: Tensor) -> Tensor:
         """Sum values along a site's axis into the channels they belong to.
 
         Args:
@@ -82,48 +83,46 @@ class ChannelGroup:
         Returns:
             ``(size,)``: for every channel the sum over the positions that it fills.
         """
-        places, channel = (torch.tensor(one, device=values.device, dtype=torch.int64) for one in self.places(site.axis))
+        places, channel = (one.to(values.device) for one in self.places(site.axis))
         part = values if len(places) == len(values) else values[places]
         return values.new_zeros(self.size).index_add_(0, channel, part)
 
-    def places(self, axis: Term) -> tuple[list[int], list[int]]:
-        """The positions of an axis, ascending, that hold channels of this group, and the channel of each."""
+    def places(self, axis: Term) -> tuple[Tensor, Tensor]:
+        """The positions of an axis, ascending, that hold channels of this group, and the channel of each; int64."""
         return _places(axis, self.dim)
 
 
-def _places(term: Term, dim: Dim) -> tuple[list[int], list[int]]:
+def _places(term: Term, dim: Dim) -> tuple[Tensor, Tensor]:
     """Look only into the parts of a join that are made of ``dim``: a dense block joins many."""
     term = resolve(term)
-    if isinstance(term, Dim):
-        every = list(range(term.size)) if term is dim else []
-        return every, every
     if isinstance(term, Cat):
-        positions, found, start = list[int](), list[int](), 0
+        parts, start = list[tuple[Tensor, Tensor]](), 0
         for part in term.parts:
-            inside, channel = _places(part, dim)
-            positions += [start + place for place in inside]
-            found += channel
+            if part is dim or (not isinstance(part, Dim) and dim in leaves(part)):
+                positions, channel = _places(part, dim)
+                parts.append((positions + start, channel))
             start += part.size
-        return positions, found
-    every = channels(term, dim) if dim in leaves(term) else []
-    positions = [place for place, channel in enumerate(every) if channel >= 0]
-    return positions, [every[place] for place in positions]
+        if len(parts) == 1:
+            return parts[0]
+        none = torch.empty(0, dtype=torch.int64)
+        return tuple(map(torch.cat, zip(*parts, strict=True))) if parts else (none, none)  # type: ignore[return-value]
+    every = channels(term, dim)
+    positions = (every >= 0).nonzero().flatten()
+    return positions, every[positions]
 
 
-def channels(term: Term, dim: Dim) -> list[int]:
-    """For every position of an axis the channel of ``dim`` that it is, or -1."""
+def channels(term: Term, dim: Dim) -> Tensor:
+    """For every position of an axis the channel of ``dim`` that it is, or -1; int64 ``(term.size,)``."""
     term = resolve(term)
     if isinstance(term, Dim):
-        return list(range(term.size)) if term is dim else [-1] * term.size
+        return torch.arange(term.size) if term is dim else torch.full((term.size,), -1)
     if isinstance(term, Take):
-        base = channels(term.base, dim)
-        return [base[place] for place in term.index]
+        return channels(term.base, dim)[torch.tensor(term.index)]
     if isinstance(term, Cat):
-        return [channel for part in term.parts for channel in channels(part, dim)]
-    result = [-1]
+        return torch.cat([channels(part, dim) for part in term.parts] or [torch.empty(0, dtype=torch.int64)])
+    result = torch.full((1,), -1)
     for factor in term.factors:
-        inner = channels(factor, dim)
-        result = [max(outer, one) for outer in result for one in inner]
+        result = torch.maximum(result[:, None], channels(factor, dim)).flatten()
     return result
 
 

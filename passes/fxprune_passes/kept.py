@@ -34,12 +34,15 @@ class Blocks:
 class _Part:
     """What is kept of one axis: mask and positions, None if every position is."""
 
+    __slots__ = ("alive", "index", "mask", "size")
+
     def __init__(self, term: Term, found: Tensor | None) -> None:
         self.alive = [term]  # so that ids stay their own
         self.index = None if found is None else found.nonzero().flatten()
         if self.index is not None and len(self.index) == term.size:
             self.index = None
         self.mask = None if self.index is None else found
+        self.size = term.size if self.index is None else len(self.index)
 
 
 @dataclass(slots=True)
@@ -106,8 +109,7 @@ class Kept:
 
     def size(self, axis: Term) -> int:
         """How many positions are kept."""
-        part = self._part(axis)
-        return axis.size if part.index is None else len(part.index)
+        return self._part(axis).size
 
     def shape(self, axes: Iterable[Term]) -> tuple[int, ...]:
         """The new shape of a tensor."""

@@ -280,7 +280,7 @@ class Lossless:
         """(size,): for each position of an axis the channel of a Dim that it is, or -1."""
         key = (id(axis), dim)
         if key not in self._numbers:
-            self._numbers[key] = (axis, torch.tensor(channels(axis, dim), dtype=torch.int64))
+            self._numbers[key] = (axis, channels(axis, dim))
         return self._numbers[key][1]
 
     def _pairs(self) -> Iterator[tuple[Axes, Value]]:

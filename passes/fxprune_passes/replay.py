@@ -25,6 +25,8 @@ _PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device
 _SEQUENCES = frozenset({tuple, list, torch.Size, immutable_list})
 _FORWARD_READS = {"training", "_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks"}
 _UNREAD = frozenset(vars(nn.Module())) - _FORWARD_READS - {"_backward_hooks", "_backward_pre_hooks"}
+_READ: dict[tuple[str, ...], tuple[str, ...]] = {}  # of the attributes of a module, those that its forward may read
+_TABLES = frozenset({dict, OrderedDict, set})
 _OF_TORCH = ("torch", "_operator", "operator")
 
 
@@ -95,15 +97,16 @@ class Replays:
             return None
         seen: dict[int, int] = {}
         tensors: list[torch.Tensor] = []
+        key: list[Any] = [torch.get_default_dtype()]
         try:
-            key: list[Any] = [*self._key((args, kwargs), seen, tensors)]
+            self._add(key, (args, kwargs), seen, tensors, may_be_real=False)
             if isinstance(callee, nn.Module):
-                key += [type(callee), *self._state(callee, seen, tensors)]
+                self._add_state(key, callee, seen, tensors)
             else:
                 key.append(callee)
         except UnknownError:
             return None
-        return Called((torch.get_default_dtype(), *key), tensors) if tensors else None
+        return Called(tuple(key), tensors) if tensors else None
 
     def find(self, called: Called) -> Known | None:
         """What an equal call did; None if there was none."""
@@ -164,9 +167,10 @@ class Replays:
                 tensors.append(made[-1])
         return made
 
-    def _key(
-        self, value: Any, seen: dict[int, int], tensors: list[torch.Tensor], *, may_be_real: bool = False
-    ) -> Iterator[Any]:
+    def _add(
+        self, key: list[Any], value: Iterable[Any], seen: dict[int, int], tensors: list[torch.Tensor], *, may_be_real: bool
+    ) -> None:
+        """Add to a key what some values are; no two ways to read it back."""
         assert self.mode is not None
         for one in value:
             kind = type(one)
@@ -174,34 +178,44 @@ class Replays:
                 place = seen.setdefault(id(one), len(seen))
                 if place == len(tensors):
                     tensors.append(one)
-                    yield self.mode.tensor_key(None, one) if kind is FakeTensor else like(one)
+                    key.append(self.mode.tensor_key(None, one) if kind is FakeTensor else like(one))
                 else:
-                    yield place
+                    key.append(place)
             elif kind in _PLAIN:
-                yield kind, one
+                key += kind, one
             elif kind in _SEQUENCES:
-                yield (kind, *self._key(one, seen, tensors))
+                key += kind, len(one)
+                self._add(key, one, seen, tensors, may_be_real=may_be_real)
             elif kind is dict or kind is immutable_dict:
-                yield (dict, *one, *self._key(one.values(), seen, tensors))
+                key += dict, tuple(one)
+                self._add(key, one.values(), seen, tensors, may_be_real=may_be_real)
             elif kind is slice:
-                yield (kind, *self._key((one.start, one.stop, one.step), seen, tensors))
+                key.append(kind)
+                self._add(key, (one.start, one.stop, one.step), seen, tensors, may_be_real=False)
             elif one is Ellipsis:
-                yield kind
+                key.append(kind)
             else:
                 raise UnknownError
 
-    def _state(self, module: nn.Module, seen: dict[int, int], tensors: list[torch.Tensor]) -> Iterator[Any]:
-        """What a module's forward may depend on: its attributes and tensors."""
-        for name, value in vars(module).items():
-            if name in _UNREAD:
-                continue
-            if type(value) in _PLAIN:
-                yield name, type(value), value
-            elif type(value) is tuple or type(value) is list:
-                yield (name, *self._key(value, seen, tensors))
-            elif name in ("_parameters", "_buffers"):
-                yield (*value, *self._key(value.values(), seen, tensors, may_be_real=True))
-            elif type(value) not in (dict, OrderedDict, set) or value:  # a hook, a module, anything unknown
+    def _add_state(self, key: list[Any], module: nn.Module, seen: dict[int, int], tensors: list[torch.Tensor]) -> None:
+        """Add to a key what a module's forward may depend on: its attributes and tensors."""
+        own = vars(module)
+        names = tuple(own)
+        if (read := _READ.get(names)) is None:
+            read = _READ[names] = tuple(name for name in names if name not in _UNREAD)
+        key += type(module), names
+        for name in read:
+            value = own[name]
+            kind = type(value)
+            if kind in _PLAIN:
+                key += kind, value
+            elif name == "_parameters" or name == "_buffers":
+                if value:
+                    key += name, tuple(value)
+                    self._add(key, value.values(), seen, tensors, may_be_real=True)
+            elif kind is tuple or kind is list:
+                self._add(key, (value,), seen, tensors, may_be_real=False)
+            elif kind not in _TABLES or value:  # a hook, a module, anything unknown
                 raise UnknownError
 
 

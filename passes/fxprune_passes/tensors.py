@@ -27,17 +27,23 @@ def _collect(module: nn.Module, prefix: str, parameters: dict[str, Tensor], buff
             _collect(child, f"{prefix}{name}.", parameters, buffers)
 
 
-def modules_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module by its first path, in the model's order: what ``named_modules`` gives, from one walk."""
+def modules_of(model: nn.Module, *, by_every_path: bool = False) -> dict[str, nn.Module]:
+    """Every module by its first path, in the model's order: what ``named_modules`` gives, from one walk.
+
+    Args:
+        model: Only read.
+        by_every_path: Name a module by each of its paths, as ``remove_duplicate=False`` does.
+    """
     found: dict[str, nn.Module] = {}
-    _visit(model, "", found, set())
+    _visit(model, "", found, None if by_every_path else set())
     return found
 
 
-def _visit(module: nn.Module, path: str, found: dict[str, nn.Module], seen: set[int]) -> None:
-    if id(module) in seen:
-        return
-    seen.add(id(module))
+def _visit(module: nn.Module, path: str, found: dict[str, nn.Module], seen: set[int] | None) -> None:
+    if seen is not None:
+        if id(module) in seen:
+            return
+        seen.add(id(module))
     found[path] = module
     for name, child in module._modules.items():
         if child is not None:

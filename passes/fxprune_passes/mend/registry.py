@@ -14,6 +14,7 @@ from torch import fx
 from fxprune_passes.axes import Axes, Term
 from fxprune_passes.errors import PlanError, explain
 from fxprune_passes.kept import Kept
+from fxprune_passes.nodes import make_node
 
 CARRIED = ("source", "module", "nn_module_stack", "stack_trace")  # where a node comes from: ours, and torch.export's
 Mend = Callable[["Call"], Any]
@@ -125,7 +126,7 @@ class Call:
     def emit(self, op: str, target: Any, args: Any = (), kwargs: Any = None, *, final: bool = True) -> fx.Node:
         """Write a node; the final one of a mend takes the old node's name."""
         name = self.node.name if final else None
-        result = self.graph.create_node(op, target, tuple(args), dict(kwargs or {}), name=name)
+        result = make_node(self.graph.create_node, op, target, tuple(args), dict(kwargs or {}), name)
         result.meta.update({key: self.node.meta[key] for key in CARRIED if key in self.node.meta})
         if final:
             result.meta["origin"] = self.node.name
