@@ -315,7 +315,8 @@ def _writes_any(group: ChannelGroup, names: set[str]) -> bool:
 def _one_factor_each(groups: ChannelGroups, whole: set[str]) -> list[ChannelGroup]:
     """Groups to prune: of the groups that are factors of one product, the widest that is not ignored."""
     rivals: dict[str, set[str]] = {}
-    axes = {id(axis): axis for group in groups for site in group.sites if type(axis := resolve(site.axis)) is not Dim}
+    every = {id(site.axis): site.axis for group in groups for site in group.sites}
+    axes = {id(axis): axis for one in every.values() if type(axis := resolve(one)) is not Dim}
     for axis in axes.values():
         _note_rivals(axis, groups, rivals)
     chosen: set[str] = set()
@@ -331,7 +332,8 @@ def _note_rivals(term: Term, groups: ChannelGroups, rivals: dict[str, set[str]])
         _note_rivals(term.base, groups, rivals)
     elif isinstance(term, Cat):
         for part in term.parts:
-            _note_rivals(part, groups, rivals)
+            if not isinstance(part, Dim) or part.bound is not None:
+                _note_rivals(part, groups, rivals)
     elif isinstance(term, Prod):
         factors = [{groups.names[leaf] for leaf in leaves(one) if leaf in groups.names} for one in term.factors]
         for factor in factors:

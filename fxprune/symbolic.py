@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -66,13 +65,12 @@ def _over(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
         if node.op == "get_attr":
             _copy_attr(model, result, str(node.target))
         elif node.op == "call_module":
-            source, owner = model, result
+            source, inside = model._modules, result._modules
             for one in owners:  # by the tables: nn.Module looks at every name that an attribute may clash with
-                source = source._modules[one]
-                if one not in owner._modules:
-                    owner._modules[one] = nn.Module()
-                owner = owner._modules[one]
-            owner._modules[name] = source._modules[name]
+                container = inside.setdefault(one, None) or nn.Module()
+                inside[one], source = container, cast(nn.Module, source[one])._modules
+                inside = container._modules
+            inside[name] = source[name]
     result.graph = graph
     return result
 
@@ -123,11 +121,17 @@ class _Tracer(fx.Tracer):
         """A proxy that refuses what a graph would lose in silence."""
         return _Proxy(node, self)
 
-    def create_node(self, op: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any) -> fx.Node:
+    def create_arg(self, a: Any) -> Any:
+        """An argument of a node; most are what other nodes gave, which fx finds out last."""
+        return a.node if type(a) is _Proxy else super().create_arg(a)
+
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
+    ) -> fx.Node:
         """Note where the node comes from; the recording tracer knows what a region without gradients means."""
         if not torch.is_grad_enabled():
             raise _UnseenError("a region without gradients")
-        node = make_node(partial(super().create_node, **named), op, target, args, kwargs, *more)
+        node = make_node(super().create_node, kind, target, args, kwargs, name, type_expr)
         node.meta["module"] = self.path[-1]
         node.meta["source"] = "" if node.op == "output" else current_line()
         if node.op == "call_function" and _is_wrapped(node.target):

@@ -189,3 +189,28 @@ def test_a_convolution_that_does_not_fit_is_refused_as_by_pytorch() -> None:
         for shape in ((2, 8, 2, 9), (2, 7, 9, 9)):
             with pytest.raises(RuntimeError):
                 torch.conv2d(torch.empty(shape), torch.empty(6, 8, 3, 3))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 6, 1, 1), (3, 1, 1, 1), (2, 3, 4), (4,), (2, 1, 3, 4, 2)], ids=str)
+def test_joins_of_new_shapes_are_what_pytorch_answers(shape: tuple[int, ...]) -> None:
+    def answer(mode: FakeTensorMode, dim: int, like: torch.memory_format, other: torch.dtype) -> Any:
+        with mode, torch.no_grad():
+            wider = [*shape[: dim % len(shape)], 7, *shape[dim % len(shape) + 1 :]]
+            tensors = [torch.empty(shape, dtype=other), torch.empty(wider), torch.empty(shape)]
+            tensors = [one.to(memory_format=like) if one.ndim == 4 else one for one in tensors]
+            return _facts(torch.cat(tensors, dim), [])
+
+    for dim in range(-len(shape), len(shape)):
+        for like in (torch.contiguous_format, torch.channels_last):
+            for other in (torch.float32, torch.float64):
+                want = answer(FakeTensorMode(), dim, like, other)
+                assert answer(RecallingMode(), dim, like, other) == want
+
+
+def test_a_join_that_does_not_fit_is_refused_as_by_pytorch() -> None:
+    with RecallingMode(), torch.no_grad():
+        x = torch.empty(2, 8, 3, 9)
+        for others, dim in (([torch.empty(2, 7, 4, 9)], 1), ([torch.empty(2, 8, 3)], 1), ([x], 4), ([x], -5)):
+            with pytest.raises((RuntimeError, IndexError)):
+                torch.cat([x, *others], dim)
+        assert torch.cat([x, torch.empty(0)], 1).shape == x.shape

@@ -99,8 +99,12 @@ def fixed(size: int, reason: str, where: Where | None = None, *, dynamic: bool =
 def cat(parts: Sequence[Term]) -> Term:
     """Concatenation in normal form: flat, without empty parts."""
     flat: list[Term] = []
-    for part in map(resolve, parts):
-        flat.extend(part.parts if isinstance(part, Cat) else (part,))
+    for part in parts:
+        if isinstance(part, Dim) and part.bound is None:
+            flat.append(part)
+        else:
+            term = resolve(part)
+            flat.extend(term.parts if isinstance(term, Cat) else (term,))
     flat = [part for part in flat if part.size]
     return flat[0] if len(flat) == 1 else Cat(tuple(flat), sum(part.size for part in flat))
 
@@ -190,8 +194,9 @@ def _is_stale(term: Term, parent: type[Term]) -> bool:
 
 def _resolve_bound(dim: Dim) -> Term:
     """Follow a chain of bindings and shorten it behind us."""
-    chain = [dim]
-    term = dim.bound
+    chain, term = [dim], dim.bound
+    if isinstance(term, (Cat, Prod)) and term.looked[0] == _solved[0]:
+        return term
     while isinstance(term, Dim) and term.bound is not None:
         chain.append(term)
         term = term.bound
@@ -211,7 +216,10 @@ def leaves(term: Term) -> Iterator[Dim]:
         yield from leaves(term.base)
     else:
         for part in term.parts if isinstance(term, Cat) else term.factors:
-            yield from leaves(part)
+            if isinstance(part, Dim) and part.bound is None:
+                yield part
+            else:
+                yield from leaves(part)
 
 
 def freezing(term: Term) -> Frozen | None:

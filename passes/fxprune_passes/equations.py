@@ -66,6 +66,8 @@ class Equations:
         Raises:
             ValueError: The sizes differ (a rule stated an equation that cannot hold).
         """
+        if a is b or _stay_alike(a, b):
+            return
         stated = (a, b)
         a, b = resolve(a), resolve(b)
         if a is b or a.size == b.size == 0:
@@ -269,3 +271,9 @@ class Equations:
             places = {position: offset_alone + i for i, position in enumerate(alone)}
             index = [places[i] if root is None else number.get(root, offset_stuck) for i, root in enumerate(roots)]
             self._bind(dim, take(cat(parts), index))
+
+
+def _stay_alike(a: Term, b: Term) -> bool:
+    """Whether both are Dims of one size that stay: nothing is left to state of them."""
+    both = isinstance(a, Dim) and isinstance(b, Dim) and a.frozen is not None and b.frozen is not None
+    return both and a.bound is b.bound is None and a.size == b.size  # type: ignore[union-attr]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import fx
@@ -90,21 +91,32 @@ class _Way:
         return dim in self.leaves or dim in self.picked, times
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Axis:
     """An axis taken apart.
 
     Attributes:
+        term: What it is made of.
         leaves: All Dims in it that are not frozen, in order.
-        ways: The ways to be a position of it.
-        products: The Dims of each product in it, frozen ones too: what a reader takes for channels and their blocks.
-        throughout: The Dims that every position names.
     """
 
+    term: Term
     leaves: dict[Dim, None]
-    ways: frozenset[_Way]
-    products: list[dict[Dim, None]]
-    throughout: frozenset[Dim]
+
+    @cached_property
+    def ways(self) -> frozenset[_Way]:
+        """The ways to be a position of it."""
+        return _ways(self.term) if self.leaves else frozenset()
+
+    @cached_property
+    def products(self) -> list[dict[Dim, None]]:
+        """The Dims of each product in it, frozen ones too: what a reader takes for channels and their blocks."""
+        return list(_products(self.term))
+
+    @cached_property
+    def throughout(self) -> frozenset[Dim]:
+        """The Dims that every position names."""
+        return _shared(self.ways)
 
     def beside(self, dim: Dim) -> frozenset[Dim]:
         """The Dims that every position names that is a channel of ``dim``, or every position at all if none is."""
@@ -179,8 +191,7 @@ class _Search:
             term = resolve(axis)
             if (found := self._axes.get(id(term))) is None:
                 inside = dict.fromkeys(leaf for leaf in leaves(term) if leaf.frozen is None)
-                ways = _ways(term) if inside else frozenset()
-                found = self._axes[id(term)] = term, _Axis(inside, ways, list(_products(term)), _shared(ways))
+                found = self._axes[id(term)] = term, _Axis(term, inside)
             known = self._axes[id(axis)] = axis, found[1]
         return known[1]
 
@@ -214,10 +225,10 @@ def _start(search: _Search, group: ChannelGroup, propagation: Propagation) -> No
     search.left[dim] = []
     tensors = [propagation.parameters[site.parameter] for site in group.sites]
     others = [axis for site in group.sites if (axis := _bound(site.axis)) is not dim]
-    if not others and any(len(axes) == 1 for axes in tensors):
-        return
     products = [product for axis in others for product in search.axis(axis).products if dim in product]
     search.beside[dim] = {one: None for product in products for one in product}
+    if not products and any(len(axes) == 1 and _bound(axes[0]) is dim for axes in tensors):
+        return
     for one in search.beside[dim]:
         if one.frozen is not None and not one.frozen.dynamic and one.size > 1:
             search.reasons[dim] = f"its {one.size} blocks are frozen by {one.frozen.where}: {one.frozen.reason}"
@@ -287,6 +298,7 @@ def _products(term: Term) -> Iterator[dict[Dim, None]]:
     term = resolve(term)
     if isinstance(term, Cat):
         for part in term.parts:
-            yield from _products(part)
+            if not isinstance(part, Dim) or part.bound is not None:
+                yield from _products(part)
     elif isinstance(term, Prod):
         yield dict.fromkeys(leaves(term))

@@ -320,8 +320,8 @@ def _named(dim: Dim, sites: Sequence[Site], taken: set[str]) -> ChannelGroup:
     Parameters come before buffers: a head's width is that of a projection, not that of a table of frequencies.
     """
     own = [site for site in sites if isinstance(site.tensor, torch.nn.Parameter)] or sites
-    whole = [site for site in own if resolve(site.axis) is dim]
-    first = next((site for site in whole if not site.reads), None) or next((s for s in own if not s.reads), own[0])
+    writers = [site for site in own if not site.reads]
+    first = next((site for site in writers if resolve(site.axis) is dim), None) or (writers or own)[0]
     name = first.parameter.rpartition(".")[0] or first.parameter
     free = list(dict.fromkeys(leaf for leaf in leaves(first.axis) if not leaf.frozen))
     if len(free) > 1:

@@ -11,7 +11,7 @@ from torch import fx
 def make_node(create: Callable[..., fx.Node], op: str, target: Any, args: Any, kwargs: Any, *more: Any) -> fx.Node:
     """Create a node, and then give it its arguments.
 
-    ``fx.Graph.create_node`` looks for symbolic numbers among the arguments that it is given with pytree in Python, which
+    ``fx.Graph.create_node`` looks for symbolic numbers among the arguments that it is given, by pytree in Python, which
     takes as long as all else that it does (torch 2.15); no graph here has any.
 
     Args:

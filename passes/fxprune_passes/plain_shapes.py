@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch._prims_common import make_contiguous_strides_for
 
 aten = torch.ops.aten
 Shape = tuple[int, ...]
@@ -21,7 +22,7 @@ _ALIKE = frozenset(
 
 
 def plain_shapes(func: OpOverload, args: Sequence[Any], kwargs: Any) -> list[Shape] | None:
-    """The shapes of an op's outputs, contiguous and of the dtype and device of its first argument.
+    """The shapes of an op's outputs, contiguous and of the dtype and device of the first tensor among its arguments.
 
     Args:
         func: The op.
@@ -33,11 +34,16 @@ def plain_shapes(func: OpOverload, args: Sequence[Any], kwargs: Any) -> list[Sha
         float32 and float64, and tensors that are not contiguous.
     """
     of = _SHAPES.get(func) or (_alike if func in _ALIKE else None)
-    if of is None or not all(_is_plain(one, args[0]) for one in args if isinstance(one, Tensor)):
+    if of is None or not (tensors := tensors_among(args)) or not all(_is_plain(one, tensors[0]) for one in tensors):
         return None
     if any(isinstance(one, Tensor) for one in kwargs.values()):
         return None
     return of(*args)
+
+
+def tensors_among(args: Sequence[Any]) -> list[Tensor]:
+    """The tensors among an op's arguments; a join has a list of them, and no other."""
+    return [one for one in (args[0] if type(args[0]) is list else args) if isinstance(one, Tensor)]
 
 
 def _is_plain(tensor: Tensor, first: Any) -> bool:
@@ -77,7 +83,18 @@ def _batch_norm(
     return None if training or mean is None or x.ndim < 2 else [tuple(x.shape), (0,), (0,)]
 
 
+def _join(tensors: Sequence[Tensor], dim: int = 0) -> list[Shape] | None:
+    shapes = [tuple(one.shape) for one in tensors]
+    place = dim % len(shapes[0]) if shapes[0] else 0
+    rest = {shape[:place] + shape[place + 1 :] for shape in shapes}
+    settled = all(one.stride() == make_contiguous_strides_for(one.shape) for one in tensors)  # of axes of width 1 too
+    if len(rest) > 1 or not shapes[0] or not settled or not -len(shapes[0]) <= dim < len(shapes[0]):
+        return None
+    return [(*shapes[0][:place], sum(shape[place] for shape in shapes), *shapes[0][place + 1 :])]
+
+
 _SHAPES: dict[OpOverload, Callable[..., list[Shape] | None]] = {
+    aten.cat.default: _join,
     aten.convolution.default: _convolution,
     aten.native_batch_norm.default: _batch_norm,
 }

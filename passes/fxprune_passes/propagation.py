@@ -57,4 +57,7 @@ def flat_axes(tree: Any) -> Iterator[Axes]:
         yield tree
     elif isinstance(tree, (list, dict)):
         for one in tree.values() if isinstance(tree, dict) else tree:
-            yield from flat_axes(one)
+            if isinstance(one, tuple):
+                yield one
+            elif one is not None:
+                yield from flat_axes(one)

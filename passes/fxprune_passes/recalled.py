@@ -18,7 +18,7 @@ from torch._prims_common import make_contiguous_strides_for
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 from torch.utils._pytree import tree_leaves
 
-from fxprune_passes.plain_shapes import plain_shapes
+from fxprune_passes.plain_shapes import plain_shapes, tensors_among
 
 aten = torch.ops.aten
 _PLAIN = frozenset(
@@ -101,7 +101,7 @@ class RecallingMode(FakeTensorMode):
         if known is not None:
             return self.viewed(func, args, kwargs)[0] if is_view(func) else self.made(known)
         if (shapes := plain_shapes(func, args, kwargs)) is not None:
-            made = self._plainly(func, args[0], shapes)
+            made = self._plainly(func, tensors_among(args)[0], shapes)
             self.memory.outputs[key] = [like(one) for one in made] if len(made) > 1 else like(made[0])
             return tuple(made) if len(made) > 1 else made[0]
         out = super().__torch_dispatch__(func, types, args, kwargs)
@@ -109,7 +109,7 @@ class RecallingMode(FakeTensorMode):
             self.memory.outputs[key] = likes
         return out
 
-    def _plainly(self, func: OpOverload, first: FakeTensor, shapes: Iterable[tuple[int, ...]]) -> list[FakeTensor]:
+    def _plainly(self, func: OpOverload, first: Any, shapes: Iterable[tuple[int, ...]]) -> list[FakeTensor]:
         """Contiguous outputs of these shapes; an op that works in place gives what it works on."""
         if func._schema.is_mutable:
             return [first]
@@ -176,7 +176,7 @@ class RecallingMode(FakeTensorMode):
             raise UnknownError
         if func is aten.index.Tensor and tensor.dtype in _MASKS:
             raise UnknownError
-        return like(tensor)
+        return tensor.shape, tensor.stride(), tensor.dtype, tensor.fake_device
 
 
 class UnknownError(Exception):

@@ -84,6 +84,8 @@ class Replays:
 
     def __init__(self, mode: FakeTensorMode | None) -> None:
         self.mode = mode if isinstance(mode, RecallingMode) else None
+        # By id; the tensor is kept alive, so that its id stays its own. What is recalled reshapes no tensor in place.
+        self._looks: dict[int, tuple[torch.Tensor, Like]] = {}
 
     def called(self, callee: Any, args: Any, kwargs: Any) -> Called | None:
         """A call that is about to be made; None if it is to be run in any case.
@@ -94,24 +96,28 @@ class Replays:
             kwargs: Keyword arguments.
         """
         if self.mode is None or not _is_of_torch(callee):
+            self._looks.clear()
             return None
         seen: dict[int, int] = {}
         tensors: list[torch.Tensor] = []
         key: list[Any] = [torch.get_default_dtype()]
         try:
-            self._add(key, (args, kwargs), seen, tensors, may_be_real=False)
+            self._add(key, (args, kwargs), seen, tensors, False)
             if isinstance(callee, nn.Module):
                 self._add_state(key, callee, seen, tensors)
             else:
                 key.append(callee)
         except UnknownError:
+            self._looks.clear()
             return None
         return Called(tuple(key), tensors) if tensors else None
 
     def find(self, called: Called) -> Known | None:
         """What an equal call did; None if there was none."""
         assert self.mode is not None
-        return self.mode.memory.calls.get(called.key)
+        if (known := self.mode.memory.calls.get(called.key)) is None:
+            self._looks.clear()
+        return known
 
     def learn(self, called: Called, ran: Sequence[Ran], value: Any) -> None:
         """Remember what a call did, if that is all in the ops that ran."""
@@ -168,7 +174,7 @@ class Replays:
         return made
 
     def _add(
-        self, key: list[Any], value: Iterable[Any], seen: dict[int, int], tensors: list[torch.Tensor], *, may_be_real: bool
+        self, key: list[Any], value: Iterable[Any], seen: dict[int, int], tensors: list[torch.Tensor], may_be_real: bool
     ) -> None:
         """Add to a key what some values are; no two ways to read it back."""
         assert self.mode is not None
@@ -178,24 +184,31 @@ class Replays:
                 place = seen.setdefault(id(one), len(seen))
                 if place == len(tensors):
                     tensors.append(one)
-                    key.append(self.mode.tensor_key(None, one) if kind is FakeTensor else like(one))
+                    key.append(self._look(one) if kind is FakeTensor else like(one))
                 else:
                     key.append(place)
             elif kind in _PLAIN:
                 key += kind, one
             elif kind in _SEQUENCES:
                 key += kind, len(one)
-                self._add(key, one, seen, tensors, may_be_real=may_be_real)
+                self._add(key, one, seen, tensors, may_be_real)
             elif kind is dict or kind is immutable_dict:
                 key += dict, tuple(one)
-                self._add(key, one.values(), seen, tensors, may_be_real=may_be_real)
+                self._add(key, one.values(), seen, tensors, may_be_real)
             elif kind is slice:
                 key.append(kind)
-                self._add(key, (one.start, one.stop, one.step), seen, tensors, may_be_real=False)
+                self._add(key, (one.start, one.stop, one.step), seen, tensors, False)
             elif one is Ellipsis:
                 key.append(kind)
             else:
                 raise UnknownError
+
+    def _look(self, tensor: FakeTensor) -> Like:
+        """What a call may know of a tensor."""
+        assert self.mode is not None
+        if (known := self._looks.get(id(tensor))) is None:
+            known = self._looks[id(tensor)] = tensor, self.mode.tensor_key(None, tensor)
+        return known[1]
 
     def _add_state(self, key: list[Any], module: nn.Module, seen: dict[int, int], tensors: list[torch.Tensor]) -> None:
         """Add to a key what a module's forward may depend on: its attributes and tensors."""
@@ -212,9 +225,9 @@ class Replays:
             elif name == "_parameters" or name == "_buffers":
                 if value:
                     key += name, tuple(value)
-                    self._add(key, value.values(), seen, tensors, may_be_real=True)
+                    self._add(key, value.values(), seen, tensors, True)
             elif kind is tuple or kind is list:
-                self._add(key, (value,), seen, tensors, may_be_real=False)
+                self._add(key, (value,), seen, tensors, False)
             elif kind not in _TABLES or value:  # a hook, a module, anything unknown
                 raise UnknownError
 

@@ -70,6 +70,8 @@ class Vanish:
     def touches(self, call: Call) -> bool:
         """Whether some input of a node is not written, or is written smaller than it is."""
         inputs = [call.tensors[one] for one in call.node.all_input_nodes if one in call.tensors]
+        if not self.present:
+            inputs = [one for one in inputs if type(one) is not fx.Node]
         parts = [part for one in inputs for part in (one if isinstance(one, tuple) else (one,))]
         return any(
             isinstance(one, Nothing) or one in self.present for one in parts if isinstance(one, (Nothing, fx.Node))

@@ -82,7 +82,8 @@ class _Checker(fx.Interpreter):
 
     def __init__(self, small: fx.GraphModule, propagation: Propagation, expected: Mapping[str, _Expected]) -> None:
         super().__init__(nn.Module(), garbage_collect_values=False, graph=small.graph)
-        self.module, self.submodules = small, modules_of(small, by_every_path=True)  # fx's own way takes ten times as long
+        self.module = small
+        self.submodules = modules_of(small, by_every_path=True)  # fx's own way takes ten times as long
         self.extra_traceback = False
         self.propagation = propagation
         self.expected = expected

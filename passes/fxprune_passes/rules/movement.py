@@ -50,8 +50,9 @@ def concatenate(op: Op, tensors: Sequence[Axes], dim: int = 0) -> Result:
     """(.., A, ..), (.., B, ..) -> (.., A+B, ..)."""
     parts = [axes for axes in tensors if len(axes) == len(op.shape)]  # a (0,) tensor is skipped by aten.cat
     first = parts[0]
-    for axes in parts[1:]:
-        op.equal_all(replace(first, dim), replace(axes, dim))
+    for place in set(range(len(first))) - {dim % len(first)}:
+        for axes in parts[1:]:
+            op.equal(first[place], axes[place])
     return replace(first, dim, cat([axes[dim] for axes in parts]))
 
 
