@@ -90,6 +90,7 @@ class Scorer:
         self.name = name_of(criterion)
         self.criterion = find_criterion(criterion, evidence.seed)
         self.evidence = evidence
+        self._more = {"evidence": evidence} if _takes_evidence(self.criterion) else {}
         self._scores: dict[str, torch.Tensor | None] = {}
 
     def __call__(self, group: ChannelGroup) -> torch.Tensor | None:
@@ -101,8 +102,7 @@ class Scorer:
             PlanError: The scores have the wrong shape, or hold NaN; or the criterion misses data.
         """
         if group.name not in self._scores:
-            more = {"evidence": self.evidence} if _takes_evidence(self.criterion) else {}
-            scores = self.criterion(group, **more)
+            scores = self.criterion(group, **self._more)
             self._scores[group.name] = None if scores is None else _rounded(self._checked(group, scores))
         return self._scores[group.name]
 

@@ -27,6 +27,8 @@ _HELD_AT_ONCE = 1 << 21  # elements of a weight that are copied in one step
 
 def cut(tensor: torch.Tensor, kept: Kept, axes: Axes) -> torch.Tensor:
     """A copy of the kept part of a tensor, in the memory format of the original."""
+    if not kept.changes(axes):
+        return tensor.detach().clone()
     indices = [None if (one := kept.index(axis)) is None else one.to(tensor.device) for axis in axes]
     result = _select_by_rows(in_order(tensor.detach(), axes, kept), indices)
     form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)

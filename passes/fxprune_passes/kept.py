@@ -111,6 +111,12 @@ class Kept:
         """How many positions are kept."""
         return self._part(axis).size
 
+    def is_empty(self, axis: Term) -> bool:
+        """Whether an axis loses all its positions; one without any loses none."""
+        if isinstance(axis, Dim) and axis.bound is None and axis not in self.dims:
+            return False
+        return axis.size > 0 and self.size(axis) == 0
+
     def shape(self, axes: Iterable[Term]) -> tuple[int, ...]:
         """The new shape of a tensor."""
         return tuple(self.size(axis) for axis in axes)

@@ -301,7 +301,7 @@ def _has_fixed_statistics(call: Call, module: nn.Module | None) -> bool:
 def is_empty(tree: Any, call: Call) -> bool:
     """Whether every tensor in a node's value loses all its channels."""
     if isinstance(tree, tuple):
-        return any(call.kept.size(axis) == 0 and axis.size > 0 for axis in tree)
+        return any(call.kept.is_empty(axis) for axis in tree)
     if isinstance(tree, (list, dict)):
         parts = list(tree.values() if isinstance(tree, dict) else tree)
         return bool(parts) and all(is_empty(part, call) for part in parts)
