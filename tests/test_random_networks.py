@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hypothesis
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from random_networks import Description, RandomNetwork, networks
 from support import assert_exact, plan_by_block, random_plan
@@ -54,12 +54,16 @@ def _has_blocks(description: Description) -> bool:
 
 @pytest.mark.slow
 def test_compiled_by_block_is_the_masked_original() -> None:
-    """Where groups are free, every block keeps channels of its own; networks without such groups count for nothing."""
-    by_block = 0
+    """Where groups are free, every block keeps channels of its own; networks without such groups count for nothing.
+
+    About one network in five has some, one in ten by ill luck: hypothesis also draws the numbers that it reads in
+    whatever modules are imported, so a process that ran other tests draws other networks from the same seed.
+    """
+    seen: set[Description] = set()
 
     @hypothesis.seed(0)
     @settings(
-        max_examples=200,
+        max_examples=60,
         deadline=None,
         database=None,
         phases=[Phase.generate],
@@ -72,14 +76,13 @@ def test_compiled_by_block_is_the_masked_original() -> None:
         st.integers(0, 999),
     )
     def law(description: Description, fraction: float, statistics: str, seed: int) -> None:
-        nonlocal by_block
         model = RandomNetwork(description)
         inputs = model.example_inputs(2)
         plan = plan_by_block(model, inputs, fraction=fraction, seed=seed)
-        if plan.blocks:
-            by_block += 1
-            small = fxprune.compile(model, plan, statistics=statistics)
-            assert_exact(model, plan, small, inputs, batch_sizes=(3,))
+        assume(plan.blocks)
+        seen.add(description)
+        small = fxprune.compile(model, plan, statistics=statistics)
+        assert_exact(model, plan, small, inputs, batch_sizes=(3,))
 
     law()
-    assert by_block >= 30
+    assert len(seen) >= 30
