@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 
@@ -73,6 +74,29 @@ def test_equal_axes_keep_the_same_positions_whatever_is_kept(world: World) -> No
         equations.equate(a, b)
         for one, other in pairs[: number + 1]:
             assert conditions(one) == conditions(other)
+
+
+def is_normal(term: Term) -> bool:
+    """Whether no part of a term is solved, and none is of its own kind."""
+    if isinstance(term, Dim):
+        return term.bound is None
+    if isinstance(term, Take):
+        return not isinstance(term.base, Take) and is_normal(term.base)
+    parts = term.parts if isinstance(term, Cat) else term.factors
+    return not any(isinstance(part, type(term)) for part in parts) and all(map(is_normal, parts))
+
+
+@laws
+@given(worlds(equations=6))
+def test_a_term_is_in_normal_form_whenever_it_was_looked_at_before(world: World) -> None:
+    """A term remembers that it is in normal form; no equation afterwards may be missed, nor by a copy."""
+    equations, dims, terms = world.build()
+    for a, b in zip(terms[::2], terms[1::2], strict=True):
+        seen = [resolve(term) for term in [*dims, *terms]]
+        copied = copy.deepcopy(seen)
+        equations.equate(a, b)
+        assert all(is_normal(resolve(term)) for term in [*seen, *dims, *terms, *copied])
+        assert [conditions(one) for one in seen] == [conditions(one) for one in [*dims, *terms]]
 
 
 @laws

@@ -206,5 +206,9 @@ def test_tables_say_what_is_free_and_what_forbids_it() -> None:
     why = "all blocks keep the same: width (4,) holds them without their blocks"
     assert f"; {why}\n" in str(explain(shared, X, "width"))
     assert re.search(rf"width +{re.escape(why)}", str(fxprune.analyze(shared, X)))
+    whole = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1, groups=4), nn.Flatten(), nn.Linear(16, 2))
+    assert "; all blocks keep the same: 1.bias (4,) holds them without their blocks\n" in str(
+        explain(whole, torch.zeros(2, 3, 2, 2), "1")
+    )
     plain = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
     assert "blocks" not in str(fxprune.analyze(plain, X)) + str(explain(plain, X, "0"))

@@ -56,26 +56,25 @@ class Dim:
     bound: Term | None = None
 
 
-_numbers = itertools.count()
-_solved = [next(_numbers)]  # another number after every Dim that is solved: a term in normal form is so until then
+_solved = [object()]  # stands for the Dims solved so far: a term once in normal form is until another one is put here
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cat:
-    """The channels of each part in turn. ``looked`` is when it was last seen to be in normal form."""
+    """The channels of each part in turn; ``looked`` holds what ``_solved`` did when it last was in normal form."""
 
     parts: tuple[Term, ...]
     size: int
-    looked: list[int] = field(default_factory=lambda: [-1])
+    looked: list[object] = field(default_factory=lambda: [None], init=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prod:
-    """Row-major product: the last factor runs fastest."""
+    """Row-major product: the last factor runs fastest; ``looked`` as in a ``Cat``."""
 
     factors: tuple[Term, ...]
     size: int
-    looked: list[int] = field(default_factory=lambda: [-1])
+    looked: list[object] = field(default_factory=lambda: [None], init=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,7 +172,7 @@ def resolve(term: Term) -> Term:
         base = resolve(term.base)
         return term if base is term.base else take(base, term.index)
     solved = _solved[0]
-    if term.looked[0] == solved:
+    if term.looked[0] is solved:
         return term
     for part in term.parts if isinstance(term, Cat) else term.factors:
         if part.bound is not None if isinstance(part, Dim) else _is_stale(part, type(term)):
@@ -183,9 +182,12 @@ def resolve(term: Term) -> Term:
 
 
 def bind(dim: Dim, term: Term) -> None:
-    """Solve a Dim; terms in normal form are looked at anew."""
+    """Solve a Dim; every term is looked at anew.
+
+    What a copy of a term holds, or one from another process, is never the new mark: it is looked at, too.
+    """
     dim.bound = term
-    _solved[0] = next(_numbers)  # each number is written once, so threads that solve side by side never bring one back
+    _solved[0] = object()
 
 
 def _is_stale(term: Term, parent: type[Term]) -> bool:
@@ -195,7 +197,7 @@ def _is_stale(term: Term, parent: type[Term]) -> bool:
 def _resolve_bound(dim: Dim) -> Term:
     """Follow a chain of bindings and shorten it behind us."""
     chain, term = [dim], dim.bound
-    if isinstance(term, (Cat, Prod)) and term.looked[0] == _solved[0]:
+    if isinstance(term, (Cat, Prod)) and term.looked[0] is _solved[0]:
         return term
     while isinstance(term, Dim) and term.bound is not None:
         chain.append(term)
