@@ -15,7 +15,7 @@ from fxprune.batches import Loss
 from fxprune.budget import SCOPES, Choice, Keep, Planner, met
 from fxprune.choices import is_by_block, kept_of, settled
 from fxprune.costs import Costs
-from fxprune.criteria import Criterion, Evidence, Scorer, find_criterion, name_of
+from fxprune.criteria import Criterion, Evidence, Scorer, check_given, find_criterion, name_of
 from fxprune.indices import kept_mask
 from fxprune.inputs import ExampleInputs, as_call
 from fxprune.latency import Stopwatch, check_timing, latency_meter
@@ -121,7 +121,8 @@ def plan(
         raise PlanError(explain(f"scope={scope!r}, expected one of {', '.join(map(repr, SCOPES))}."))
     is_quick = batches is None and target.metric != "latency"
     with no_collection() if is_quick else nullcontext():
-        find_criterion(criterion, seed)  # an unknown name is refused before the analysis
+        found = find_criterion(criterion, seed)  # what is unknown or not read is refused before the analysis
+        check_given(found, name_of(criterion), {"batches": batches, "loss": loss})
         analysis, module = analyse(model, example_inputs, emit=emit), unwrap(model)[0]
         inputs, name = inputs_of(model, example_inputs), f"criterion {name_of(criterion)}"
         evidence = Evidence(analysis, module, inputs, batches=batches, loss=loss, seed=seed, criterion=name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,14 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxprune
+from fxprune.analysis import analyse
 from fxprune.criteria import (
     FPGM,
     LAMP,
+    NAMES,
     BatchNormScale,
+    Evidence,
     GroupNorm,
     Magnitude,
+    Scorer,
     Taylor,
 )
+from fxprune.criteria.scoring import options_of
 
 
 @pytest.fixture
@@ -162,6 +168,16 @@ def _nan(group: fxprune.ChannelGroup) -> Tensor:
     return torch.full((group.size,), torch.nan)
 
 
+@dataclass(frozen=True)
+class Declared:
+    """A criterion of one's own that says what it reads."""
+
+    reads: Any
+
+    def __call__(self, group: fxprune.ChannelGroup) -> Tensor:
+        return torch.ones(group.size)
+
+
 _DATA: dict[str, Any] = {"batches": BATCHES, "loss": F.cross_entropy}
 _REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": (
@@ -195,6 +211,18 @@ _REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "loss for ones own": (
         {"criterion": lambda group: torch.ones(6), "loss": F.cross_entropy},
         "criterion <lambda> reads no loss, expected loss=None.",
+    ),
+    "loss for ones own that says so": (
+        {"criterion": Declared(("activations",)), **_DATA},
+        "criterion Declared(reads=('activations',)) reads no loss, expected loss=None.",
+    ),
+    "unknown reading": (
+        {"criterion": Declared(("weights", "labels"))},
+        "criterion Declared(reads=('weights', 'labels')) has reads=('weights', 'labels'), expected a tuple of ",
+    ),
+    "reading of text": (
+        {"criterion": Declared("weights")},
+        "criterion Declared(reads='weights') has reads='weights', ",
     ),
     "no loss": ({"criterion": "hessian", "batches": BATCHES}, "criterion hessian needs a loss, got loss=None."),
     "empty": ({"criterion": "taylor", **_DATA, "batches": []}, "batches is empty, expected at least one batch."),
@@ -238,6 +266,30 @@ def test_a_criterion_that_does_not_work_is_refused(case: str, model: nn.Module) 
     torch.testing.assert_close(state(model), before, rtol=0, atol=0)
     if case in ("nan", "shape", "text"):
         assert "at      channel group 'stem'" in str(caught.value)
+
+
+@pytest.mark.parametrize("criterion", list(NAMES))
+def test_what_a_criterion_reads_is_what_it_declares(criterion: str, model: nn.Module) -> None:
+    analysis = analyse(model, IMAGES)
+    evidence = Evidence(analysis, model, IMAGES, **_DATA)
+    Scorer(criterion, evidence)(analysis.groups["stem"])
+    assert set(evidence.unread) == _DATA.keys() - options_of(NAMES[criterion])
+
+
+@pytest.mark.parametrize("criterion", ["l2", "wanda", Declared(("activations",)), Declared(())])
+def test_data_that_will_not_be_read_is_refused_before_any_runs(criterion: Any, model: nn.Module) -> None:
+    def loader() -> Iterator[Any]:
+        raise AssertionError("a batch was asked for")
+        yield
+
+    with pytest.raises(fxprune.PlanError, match=r"reads no (batches|loss), expected (batches|loss)=None"):
+        fxprune.plan(model, IMAGES, channels=0.5, criterion=criterion, batches=loader(), loss=F.cross_entropy)
+
+
+def test_data_for_a_criterion_that_says_it_reads_activations_is_taken(model: nn.Module) -> None:
+    fxprune.plan(model, IMAGES, channels=0.5, criterion=Declared(("activations",)))
+    with pytest.raises(fxprune.PlanError, match="reads no batches, expected batches=None"):  # it said so, and did not
+        fxprune.plan(model, IMAGES, channels=0.5, criterion=Declared(("activations",)), batches=BATCHES)
 
 
 @pytest.mark.parametrize(

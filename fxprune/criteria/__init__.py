@@ -17,6 +17,9 @@ that group stays whole.
 
 One with an attribute ``comparable`` that is true gives scores that compare between groups as they are. Others (all that
 do not say) are taken relative to the mean of their group wherever groups are ranked together.
+
+One with an attribute ``reads``, a tuple of ``"weights"``, ``"gradients"`` and ``"activations"``, is held to it: data
+that it does not read is refused before any runs. For others that is found out when they have scored all groups.
 """
 
 from __future__ import annotations
@@ -24,7 +27,17 @@ from __future__ import annotations
 from fxprune.criteria.activation import ActivationMean, ActivationVariance, Wanda
 from fxprune.criteria.magnitude import LAMP, BatchNormScale, GroupNorm, Magnitude
 from fxprune.criteria.median import FPGM
-from fxprune.criteria.scoring import NAMES, OF_DATA, OF_WEIGHTS, Criterion, Random, Scorer, find_criterion, name_of
+from fxprune.criteria.scoring import (
+    NAMES,
+    OF_DATA,
+    OF_WEIGHTS,
+    Criterion,
+    Random,
+    Scorer,
+    check_given,
+    find_criterion,
+    name_of,
+)
 from fxprune.criteria.sensitivity import Hessian, Taylor
 from fxprune.criteria.weights import channel_sums, sites_over
 from fxprune.evidence import Evidence
@@ -50,6 +63,7 @@ __all__ = [
     "Taylor",
     "Wanda",
     "channel_sums",
+    "check_given",
     "find_criterion",
     "name_of",
     "sites_over",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -18,6 +19,8 @@ class ActivationMean:
     Source: Molchanov et al., Pruning Convolutional Neural Networks for Resource Efficient Inference, ICLR 2017,
     section 2.2, "Activation" (there behind ReLU, where ``|x| = x``).
     """
+
+    reads: ClassVar[tuple[str, ...]] = ("activations",)
 
     def __call__(self, group: ChannelGroup, evidence: Evidence) -> torch.Tensor | None:
         """``(group.size,)``; None where no op reads or writes the channels with a weight."""
@@ -35,6 +38,8 @@ class ActivationVariance:
     Channel-level Acceleration of Deep Face Representations, IEEE Access 2015 (inbound pruning by variance).
     """
 
+    reads: ClassVar[tuple[str, ...]] = ("activations",)
+
     def __call__(self, group: ChannelGroup, evidence: Evidence) -> torch.Tensor | None:
         """``(group.size,)``; None where no op reads or writes the channels with a weight."""
         moments = evidence.activations(group)
@@ -51,6 +56,8 @@ class Wanda:
     Source: Sun et al., A Simple and Effective Pruning Approach for Large Language Models, 2023, equation 1; by columns
     as the baseline "Wanda-sp" of An et al., Fluctuation-based Adaptive Structured Pruning, AAAI 2024.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ("weights", "activations")
 
     def __call__(self, group: ChannelGroup, evidence: Evidence) -> torch.Tensor | None:
         """``(group.size,)``; None where no weight is multiplied with anything that was measured."""

@@ -12,6 +12,7 @@ from fxprune.criteria.weights import (
     NORMALIZATIONS,
     OVER,
     REDUCTIONS,
+    Over,
     check_choice,
     is_bias,
     normalize,
@@ -46,6 +47,7 @@ class Magnitude:
     over: str = "producers"
     reduce: str = "sum"
     normalize: str | None = None
+    reads: ClassVar[tuple[str, ...]] = ("weights",)
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -80,6 +82,7 @@ class BatchNormScale:
     """
 
     reduce: str = "mean"
+    reads: ClassVar[tuple[str, ...]] = ("weights",)
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -107,6 +110,7 @@ class GroupNorm:
 
     top: int | None = None
     bias: bool = False
+    reads: ClassVar[tuple[str, ...]] = ("weights",)
     comparable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -124,7 +128,7 @@ class GroupNorm:
 
 
 @dataclass(frozen=True)
-class LAMP:
+class LAMP(Over):
     """``s_k = ||w[k]||^2 / sum_{j: ||w[j]|| >= ||w[k]||} ||w[j]||^2`` over a group's channels.
 
     The best channel scores 1; scores do not change with the scale of a layer, so that those of different groups
@@ -136,14 +140,10 @@ class LAMP:
     Source: Lee et al., Layer-adaptive Sparsity for the Magnitude-based Pruning, ICLR 2021, section 3.
     """
 
-    over: str = "producers"
+    reads: ClassVar[tuple[str, ...]] = ("weights",)
     comparable: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        check_choice("over", self.over, OVER)
 
     def __call__(self, group: ChannelGroup) -> torch.Tensor:
         """``(group.size,)``."""
-        sites = sites_over(group, self.over)
+        sites = self.sites(group)
         return normalize(reduce(group, sites, [power_sums(group, site, 2) for site in sites], "sum"), "lamp")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from fxprune.criteria.weights import OVER, check_choice, rows, sites_over
+from fxprune.criteria.weights import Over, rows
 from fxprune_passes.groups import ChannelGroup
 
 _ROUNDING = 1e-12  # of a squared distance relative to the squares that it is the difference of
@@ -16,7 +17,7 @@ _COLUMNS = 2048  # of all channels that are in memory in float64 at once
 
 
 @dataclass(frozen=True)
-class FPGM:
+class FPGM(Over):
     """``s_k = sum_j ||w[k] - w[j]||_2``: filters near the geometric median can be replaced by the others.
 
     A channel's filters in all layers that write it are one vector.
@@ -28,15 +29,11 @@ class FPGM:
     2019, section 3.3.
     """
 
-    over: str = "producers"
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        check_choice("over", self.over, OVER)
+    reads: ClassVar[tuple[str, ...]] = ("weights",)
 
     def __call__(self, group: ChannelGroup) -> torch.Tensor:
         """``(group.size,)``."""
-        filters = [rows(group, site) for site in sites_over(group, self.over)]
+        filters = [rows(group, site) for site in self.sites(group)]
         squares = sum((_squares(one) for one in filters), torch.zeros(group.size, dtype=torch.float64))
         total = torch.zeros_like(squares)
         for start in range(0, group.size, _CHANNELS):

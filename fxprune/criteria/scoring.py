@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ class Random:
     """Drawn uniformly from [0, 1); a group's scores follow from the seed and its name."""
 
     seed: int = 0
+    reads: ClassVar[tuple[str, ...]] = ()
     comparable: ClassVar[bool] = True
 
     def __call__(self, group: ChannelGroup) -> torch.Tensor:
@@ -49,8 +50,27 @@ NAMES: dict[str, Criterion] = {
     "wanda": Wanda(),
 }
 
-OF_GRADIENTS = ("taylor", "hessian")
-OF_DATA = (*OF_GRADIENTS, "activation_mean", "activation_variance", "wanda")
+NEEDED = {"weights": (), "gradients": ("batches", "loss"), "activations": ("batches",)}
+"""What criteria read, and the options that it needs."""
+
+
+def options_of(criterion: Criterion) -> set[str] | None:
+    """Which of ``batches`` and ``loss`` a criterion reads, if it declares that; None if it does not.
+
+    Raises:
+        PlanError: It declares something else.
+    """
+    reads = getattr(criterion, "reads", None)
+    if reads is None:
+        return None
+    if not isinstance(reads, (tuple, list, set, frozenset)) or not set(reads) <= NEEDED.keys():
+        known = ", ".join(map(repr, NEEDED))
+        raise PlanError(explain(f"criterion {name_of(criterion)} has reads={reads!r}, expected a tuple of {known}."))
+    return {option for one in reads for option in NEEDED[one]}
+
+
+OF_GRADIENTS = tuple(name for name, one in NAMES.items() if "loss" in (options_of(one) or ()))
+OF_DATA = tuple(name for name, one in NAMES.items() if options_of(one))
 OF_WEIGHTS = tuple(name for name in NAMES if name not in OF_DATA)
 
 
@@ -67,6 +87,29 @@ def find_criterion(criterion: str | Criterion, seed: int) -> Criterion:
         first = f"criterion {criterion!r} is unknown, expected one of {', '.join(NAMES)} or a function."
         raise PlanError(explain(first, mend=mend))
     return Random(seed) if criterion == "random" else NAMES[criterion]
+
+
+def check_given(criterion: Criterion, name: str, given: Mapping[str, object]) -> None:
+    """Refuse data that a criterion says it does not read, before any of it runs.
+
+    Args:
+        criterion: One that declares nothing may read anything: :meth:`Scorer.score` finds out.
+        name: What it is called.
+        given: ``batches`` and ``loss``; None where they are not given.
+
+    Raises:
+        PlanError: It reads one of them not.
+    """
+    options = options_of(criterion)
+    if options is not None:
+        _refuse_unread(name, [option for option, one in given.items() if one is not None and option not in options])
+
+
+def _refuse_unread(name: str, unread: Sequence[str]) -> None:
+    if unread:
+        known = OF_GRADIENTS if "loss" in unread else OF_DATA
+        mend = f"leave out {' and '.join(unread)}, or a criterion that reads {unread[-1]}: {', '.join(known)}"
+        raise PlanError(explain(f"criterion {name} reads no {unread[0]}, expected {unread[0]}=None.", mend=mend))
 
 
 def name_of(criterion: str | Criterion) -> str:
@@ -121,9 +164,8 @@ class Scorer:
         if scores and all(one is None for one in scores):
             first = f"criterion {self.name} has no score for any of the {len(scores)} channel groups."
             raise PlanError(explain(first, mend='another criterion ("l2")'))
-        if scores and (unread := self.evidence.unread):
-            first = f"criterion {self.name} reads no {unread[0]}, expected {unread[0]}=None."
-            raise PlanError(explain(first, mend=_mend_unread(unread)))
+        if scores:
+            _refuse_unread(self.name, self.evidence.unread)
 
     def left_out(self) -> dict[str, str]:
         """The groups that were asked for and have no scores, and why."""
@@ -148,11 +190,6 @@ class Scorer:
             first = f"criterion {self.name} gave NaN for {count} of {group.size} channels."
             raise PlanError(explain(first, at=at, mend="check the weights for NaN"))
         return result
-
-
-def _mend_unread(unread: Sequence[str]) -> str:
-    known = OF_GRADIENTS if "loss" in unread else OF_DATA
-    return f"leave out {' and '.join(unread)}, or a criterion that reads {unread[-1]}: {', '.join(known)}"
 
 
 def _takes_evidence(criterion: Criterion) -> bool:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from fxprune.criteria.weights import OVER, channel_sums, check_choice, sites_over, wide
+from fxprune.criteria.weights import Over, wide
 from fxprune.evidence import Evidence
 from fxprune_passes.groups import ChannelGroup
 
 
 @dataclass(frozen=True)
-class Taylor:
+class Taylor(Over):
     """``s_k = |sum_w w * dL/dw|`` over a channel's weights, L being the mean of the loss over batches.
 
     The first-order change of the loss when these weights go to zero. With ``over="writers"`` (filters, biases, norm
@@ -27,22 +28,15 @@ class Taylor:
     """
 
     over: str = "writers"
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        check_choice("over", self.over, OVER)
+    reads: ClassVar[tuple[str, ...]] = ("weights", "gradients")
 
     def __call__(self, group: ChannelGroup, evidence: Evidence) -> torch.Tensor:
         """``(group.size,)``."""
-        total = torch.zeros(group.size, dtype=torch.float64)
-        for site in sites_over(group, self.over):
-            product = wide(site) * evidence.gradient(site).conj()
-            total += channel_sums(group, site, product.real)
-        return total.abs()
+        return self.total(group, lambda site: (wide(site) * evidence.gradient(site).conj()).real).abs()
 
 
 @dataclass(frozen=True)
-class Hessian:
+class Hessian(Over):
     """``s_k = 1/2 * sum_w w^2 * F_w`` over a channel's weights, with F the diagonal of the empirical Fisher matrix.
 
     ``F_w`` is the mean over batches of ``(dL_b/dw)^2``, in place of the second derivatives of Optimal Brain Damage.
@@ -56,14 +50,8 @@ class Hessian:
     """
 
     over: str = "writers"
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        check_choice("over", self.over, OVER)
+    reads: ClassVar[tuple[str, ...]] = ("weights", "gradients")
 
     def __call__(self, group: ChannelGroup, evidence: Evidence) -> torch.Tensor:
         """``(group.size,)``."""
-        total = torch.zeros(group.size, dtype=torch.float64)
-        for site in sites_over(group, self.over):
-            total += channel_sums(group, site, wide(site).abs().square() * evidence.squared_gradient(site).abs())
-        return total / 2
+        return self.total(group, lambda site: wide(site).abs().square() * evidence.squared_gradient(site).abs()) / 2

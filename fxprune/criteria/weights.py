@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -37,6 +38,30 @@ def sites_over(group: ChannelGroup, over: str) -> list[Site]:
     if over == "readers":
         return [site for site in sites if site.reads] or writers
     return writers if over == "writers" else [site for site in writers if site.tensor.ndim > 1] or writers
+
+
+@dataclass(frozen=True)
+class Over:
+    """A criterion that counts some of a group's weights.
+
+    Attributes:
+        over: Which: see :func:`sites_over`.
+    """
+
+    over: str = "producers"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_choice("over", self.over, OVER)
+
+    def sites(self, group: ChannelGroup) -> list[Site]:
+        """The weights that count."""
+        return sites_over(group, self.over)
+
+    def total(self, group: ChannelGroup, values: Callable[[Site], torch.Tensor]) -> torch.Tensor:
+        """The sum of values, one for each element of each of these weights: ``(group.size,)``, float64."""
+        parts = (channel_sums(group, site, values(site)) for site in self.sites(group))
+        return sum(parts, torch.zeros(group.size, dtype=torch.float64))
 
 
 def is_bias(site: Site) -> bool:
