@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from timeit import default_timer
 from typing import TYPE_CHECKING
 
 import torch
@@ -68,7 +69,13 @@ def how(mode: str, threads: int, device: str) -> str:
 
 
 def by_turns(
-    calls: Sequence[Callable[[], object]], *, seconds: float, rounds: int, threads: int, most: int | None = None
+    calls: Sequence[Callable[[], object]],
+    *,
+    seconds: float,
+    rounds: int,
+    threads: int,
+    devices: Iterable[torch.device] = (),
+    most: int | None = None,
 ) -> list[tuple[float, ...]]:
     """Time calls by turns, so that a machine that is busy for a while slows all of them alike.
 
@@ -77,12 +84,14 @@ def by_turns(
         seconds: About how long each is run in all.
         rounds: Blocks of each.
         threads: Of the CPU.
+        devices: Where they run.
         most: Go on up to so many rounds, until the share of the first call in the last one is known to two hundredths.
 
     Returns:
         For every call the seconds of one, in every round.
     """
-    timers = [_timer(call, threads) for call in calls]
+    devices = list(devices)
+    timers = [_timer(call, threads, devices) for call in calls]
     numbers = [max(1, int(seconds / rounds / max(timer.timeit(1).median, 1e-9))) for timer in timers]
     measured: list[list[float]] = []
     while len(measured) < rounds or (len(measured) < (most or rounds) and not _is_settled(measured)):
@@ -107,9 +116,9 @@ def quick(seconds: Sequence[float]) -> float:
     return statistics.quantiles(seconds, n=4, method="inclusive")[0]
 
 
-def seconds_of(call: Callable[[], object], threads: int) -> float:
+def seconds_of(call: Callable[[], object], threads: int, devices: Iterable[torch.device] = ()) -> float:
     """Seconds of one short call, the quickest of a few blocks of about a millisecond."""
-    timer = _timer(call, threads)
+    timer = _timer(call, threads, devices)
     first = timer.timeit(1).median
     number = int(_BLOCK / max(first, 1e-9))
     if number <= 1:
@@ -117,14 +126,27 @@ def seconds_of(call: Callable[[], object], threads: int) -> float:
     return min(timer.timeit(number).median for _ in range(_BLOCKS))
 
 
-def _timer(call: Callable[[], object], threads: int) -> Timer:
-    """PyTorch's timer, which waits for the device.
+def _timer(call: Callable[[], object], threads: int, devices: Iterable[torch.device]) -> Timer:
+    """PyTorch's timer, on a clock that waits for the devices.
 
     Its module takes 0.3 s to import, and writes to stderr where there is CUDA but no GPU: only those who time pay that.
     """
     from torch.utils.benchmark import Timer
 
-    return Timer("call()", globals={"call": call}, num_threads=threads)
+    return Timer("call()", timer=_clock(devices), globals={"call": call}, num_threads=threads)
+
+
+def _clock(devices: Iterable[torch.device]) -> Callable[[], float]:
+    """A clock that is read when these devices are done; PyTorch's own waits for the current one alone."""
+    found = torch.accelerator.current_accelerator()
+    waited = [one for one in dict.fromkeys(devices) if found is not None and one.type == found.type]
+
+    def now() -> float:
+        for one in waited:
+            torch.accelerator.synchronize(one)
+        return default_timer()
+
+    return now
 
 
 def device_name(device: torch.device) -> str:

@@ -54,12 +54,13 @@ class Stopwatch:
 
     Attributes:
         threads: Of the CPU, those that PyTorch is set to.
+        device: Where the model runs.
         whole: Seconds of one call of the original.
     """
 
     def __init__(self, model: nn.Module, call: Call, timing: str) -> None:
         self.threads, self.timing = torch.get_num_threads(), timing
-        self.device = device_of(model)
+        self.device = device_of(model, call)
         self._call = tree_map_only(torch.Tensor, torch.clone, call)  # a model may write into its inputs
         try:
             self._original = deepcopy(model)
@@ -78,7 +79,8 @@ class Stopwatch:
         return statistics.median(pair[0]), quick(pair[0]) / quick(pair[1])
 
     def _timed(self, calls: Sequence[Callable[[], object]]) -> list[tuple[float, ...]]:
-        return by_turns(calls, seconds=_SECONDS, rounds=_ROUNDS, threads=self.threads, most=_MOST)
+        devices = [self.device]
+        return by_turns(calls, seconds=_SECONDS, rounds=_ROUNDS, threads=self.threads, devices=devices, most=_MOST)
 
     def bound(self) -> dict[str, Any]:
         """The inputs by the names of the placeholders of a captured graph."""

@@ -53,8 +53,8 @@ class LayerTimer(fx.Interpreter):
         if writes(n):
             args, kwargs = tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
         result = super().run_node(n)
-        if any(isinstance(one, torch.Tensor) for one in tree_leaves(result)):
-            self.seconds[n.name] = seconds_of(self._call(n, args, kwargs), self._threads)
+        if _devices(result):
+            self.seconds[n.name] = seconds_of(self._call(n, args, kwargs), self._threads, _devices((args, result)))
         return result
 
     def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], object]:
@@ -62,3 +62,8 @@ class LayerTimer(fx.Interpreter):
             return partial(getattr(args[0], str(node.target)), *args[1:], **kwargs)
         function: Any = self.fetch_attr(str(node.target)) if node.op == "call_module" else node.target
         return partial(function, *args, **kwargs)
+
+
+def _devices(value: Any) -> set[torch.device]:
+    """Where the tensors in a value are."""
+    return {one.device for one in tree_leaves(value) if isinstance(one, torch.Tensor)}

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, overload
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypedDict, overload
+from uuid import uuid4
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxprune.analysis import analyse
 from fxprune.clock import Measured, by_turns
@@ -23,32 +25,27 @@ from fxprune_passes.errors import CaptureError, PlanError, UnsupportedError, exp
 from fxprune_passes.kept import Kept
 from fxprune_passes.rewrite import rewrite
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
+class _Options(TypedDict, total=False):
+    compiled: bool
+    by_layer: bool
+    seconds: float
+    rounds: int
+    threads: int | None
+
+
 @overload
-def measure(
-    models: Model,
-    example_inputs: ExampleInputs | None = ...,
-    *,
-    compiled: bool = ...,
-    by_layer: bool = ...,
-    seconds: float = ...,
-    rounds: int = ...,
-    threads: int | None = ...,
-) -> Measured: ...
+def measure(models: Model, example_inputs: ExampleInputs | None = ..., **options: Unpack[_Options]) -> Measured: ...
 
 
 @overload
 def measure(
-    models: Sequence[Model],
-    example_inputs: ExampleInputs | None = ...,
-    *,
-    compiled: bool = ...,
-    by_layer: bool = ...,
-    seconds: float = ...,
-    rounds: int = ...,
-    threads: int | None = ...,
+    models: Sequence[Model], example_inputs: ExampleInputs | None = ..., **options: Unpack[_Options]
 ) -> list[Measured]: ...
 
 
@@ -98,11 +95,12 @@ def measure(
     several = [models] if isinstance(models, (nn.Module, ExportedProgram)) else list(models)
     inputs = [inputs_of(model, example_inputs) for model in several]
     modules = [as_module(one) if isinstance(one, ExportedProgram) else one for one in several]
+    devices = [device_of(module, given) for module, given in zip(modules, inputs, strict=True)]
     with timeable(modules):
         calls = [ready(module, _own(given), compiled) for module, given in zip(modules, inputs, strict=True)]
-        timed = by_turns(calls, seconds=seconds, rounds=rounds, threads=threads)
+        timed = by_turns(calls, seconds=seconds, rounds=rounds, threads=threads, devices=devices)
     mode = "compiled" if compiled else "eager"
-    results = [Measured(one, mode, threads, str(device_of(model))) for one, model in zip(timed, modules, strict=True)]
+    results = [Measured(one, mode, threads, str(device)) for one, device in zip(timed, devices, strict=True)]
     if by_layer:
         layers = [_layers(model, given, threads) for model, given in zip(modules, inputs, strict=True)]
         results = [replace(one, layers=found) for one, found in zip(results, layers, strict=True)]
@@ -120,10 +118,10 @@ def _check(compiled: bool, by_layer: bool, seconds: float, rounds: int, threads:
         raise PlanError(explain(first, mend="leave one of them out"))
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's first tensor is; the CPU for a model without any."""
-    tensors: Iterator[torch.Tensor] = (one for kind in (model.parameters(), model.buffers()) for one in kind)
-    return next((one.device for one in tensors), torch.device("cpu"))
+def device_of(model: nn.Module, inputs: object = None) -> torch.device:
+    """Where a model's first tensor is, or that of its inputs; the CPU where there is none."""
+    values = chain(model.parameters(), model.buffers(), tree_leaves(inputs))
+    return next((one.device for one in values if isinstance(one, torch.Tensor)), torch.device("cpu"))
 
 
 @contextmanager
@@ -156,13 +154,30 @@ def ready(model: nn.Module, call: Call, compiled: bool) -> Callable[[], object]:
         raise CaptureError(explain(first, mend="inputs are on the model's device and of its dtype")) from error
     if not compiled:
         return partial(model, *args, **kwargs)
-    quick = torch.compile(model)
+    quick = torch.compile(_apart(model))
     try:
         quick(*args, **kwargs)
     except Exception as error:
         first = f"torch.compile cannot compile {type(model).__name__} here: {error}"
         raise UnsupportedError(explain(first, mend="time it eagerly")) from error
     return partial(quick, *args, **kwargs)
+
+
+def _apart(model: nn.Module) -> nn.Module:
+    """A model inside a module whose code no other has.
+
+    ``torch.compile`` compiles the same code no more than eight times, for models of one class together, and runs others
+    eagerly; sizes that differ between them it takes for dynamic ones.
+    """
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+    forward.__code__ = forward.__code__.replace(co_name=f"forward_{uuid4().hex}")
+    result: nn.Module = type(type(model).__name__, (nn.Module,), {"forward": forward})()
+    result.add_module("model", model)
+    result.training = model.training
+    return result
 
 
 def _own(example_inputs: ExampleInputs) -> Call:

@@ -10,15 +10,16 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import NETWORKS, Network
-from torch import nn
-from torch.utils.benchmark import Timer
+from torch import fx, nn
 
 import fxprune
 from fxprune import clock, latency, layers
@@ -48,11 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def cpu_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Count the CPU time of this process: whatever else runs on the machine meanwhile takes none of it."""
-
-    def timer(call: Callable[[], object], threads: int) -> Timer:
-        return Timer("call()", timer=time.process_time, globals={"call": call}, num_threads=threads)
-
-    monkeypatch.setattr(clock, "_timer", timer)
+    monkeypatch.setattr(clock, "default_timer", time.process_time)
     monkeypatch.setattr(latency, "_SECONDS", 0.08)
 
 
@@ -83,9 +80,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The layers that are timed from here on."""
     seen: list[str] = []
 
-    def counted(call: Callable[[], object], threads: int) -> float:
+    def counted(call: Callable[[], object], *how: Any) -> float:
         seen.append(str(call))
-        return clock.seconds_of(call, threads)
+        return clock.seconds_of(call, *how)
 
     monkeypatch.setattr(layers, "seconds_of", counted)
     return seen
@@ -131,7 +128,7 @@ def test_rounds_go_on_while_the_share_is_not_known(monkeypatch: pytest.MonkeyPat
 
     steady = [lambda: itertools.repeat(2.0), lambda: itertools.repeat(1.0)]
     shaken = [lambda: itertools.cycle([2.0, 9.0, 5.0]), lambda: itertools.repeat(1.0)]
-    monkeypatch.setattr(clock, "_timer", lambda call, threads: Fixed(call()))
+    monkeypatch.setattr(clock, "_timer", lambda call, threads, devices: Fixed(call()))
     assert [len(one) for one in by_turns(steady, seconds=1, rounds=5, threads=1, most=20)] == [5, 5]
     assert [len(one) for one in by_turns(shaken, seconds=1, rounds=5, threads=1, most=20)] == [20, 20]
     assert quick(by_turns(shaken, seconds=1, rounds=6, threads=1)[0]) == 2.75  # of 9, 5, 2, 9, 5, 2
@@ -156,6 +153,42 @@ def test_layers_are_timed_one_by_one() -> None:
 def test_compiled_models_are_measured() -> None:
     compiled = fxprune.measure(nn.Linear(8, 8), torch.zeros(2, 8), compiled=True, seconds=0.05)
     assert compiled.mode == "compiled" and compiled.median > 0
+
+
+def test_models_of_one_class_are_all_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Narrow(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.width, self.inner, self.outer = width, nn.Linear(4, width), nn.Linear(width, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.outer(self.inner(x).view(-1, self.width))
+
+    widths: list[list[int]] = []
+
+    def backend(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        shapes = [node.meta["example_value"].shape for node in graph_module.graph.nodes if node.op == "call_method"]
+        widths.extend([*map(int, shape)] for shape in shapes)
+        return graph_module
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    models = [Narrow(width) for width in range(3, 15)]
+    fxprune.measure(models, torch.zeros(2, 4), compiled=True, seconds=1e-6, rounds=1)
+    assert widths == [[2, width] for width in range(3, 15)]
+
+
+def test_the_clock_is_read_when_the_devices_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (torch.device("cuda", index) for index in range(2))
+    seen: list[object] = []
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "synchronize", seen.append)
+    monkeypatch.setattr(clock, "default_timer", lambda: seen.append("read") or float(len(seen)))
+    by_turns([lambda: seen.append("call")], seconds=1e-9, rounds=1, threads=1, devices=[second, torch.device("cpu")])
+    block = [second, "read", "call", second, "read"]
+    assert block == seen[-5:] and first not in seen
+    seen.clear()
+    clock.seconds_of(lambda: seen.append("call"), 1, {first})
+    assert seen[:2] == [first, "read"] and seen[-2:] == [first, "read"]
 
 
 @pytest.mark.parametrize(
