@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.choices import Indices
+from fxprune.choices import Keep
 from fxprune.meters import Meter
 from fxprune.targets import Target
 from fxprune.widths import nearest
@@ -20,7 +20,6 @@ from fxprune_passes.kept import Kept
 SCOPES = ("local", "global", "isomorphic")
 _CLOSE = 0.995  # of a bound: no more is added from here on
 _HALVINGS = 40
-Keep = dict[str, Indices]
 
 
 @dataclass(frozen=True, slots=True)

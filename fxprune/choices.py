@@ -18,6 +18,7 @@ from fxprune_passes.kept import Blocks, Kept, block_numbers, blocks_of
 
 ByBlock = tuple[tuple[int, ...], ...]
 Indices = tuple[int, ...] | ByBlock
+Keep = dict[str, Indices]
 
 
 def is_by_block(kept: Sequence[Any]) -> TypeGuard[Sequence[Sequence[int]]]:

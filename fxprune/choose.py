@@ -12,15 +12,15 @@ from torch import nn
 
 from fxprune.analysis import Analysis, analyse
 from fxprune.batches import Loss
-from fxprune.budget import SCOPES, Choice, Keep, Planner, met
-from fxprune.choices import is_by_block, kept_of, settled
+from fxprune.budget import SCOPES, Choice, Planner, met
+from fxprune.choices import Keep, is_by_block, kept_of, settled
 from fxprune.costs import Costs
 from fxprune.criteria import Criterion, Evidence, Scorer, check_given, find_criterion, name_of
 from fxprune.indices import kept_mask
 from fxprune.inputs import ExampleInputs, as_call
 from fxprune.latency import Stopwatch, check_timing, latency_meter
 from fxprune.meters import Counted, Meter
-from fxprune.modules import fit
+from fxprune.modules import Check, fit
 from fxprune.plans import Plan, make_plan
 from fxprune.program import Model, inputs_of
 from fxprune.targets import Target, target_of
@@ -113,13 +113,14 @@ def plan(
         params=40: 35 of 68 params stay (51.5%), the nearest below that the widths allow
     """
     target = target_of({"channels": channels, "params": params, "macs": macs, "bytes": bytes, "latency": latency})
-    check_timing(timing, target.metric, emit)
+    check_timing(timing, target.metric)
     default = None if target.metric == "channels" else "auto"
     widths = Widths(default if round_to == "default" else round_to, min_channels, max_drop)
     widths.check()
     if scope not in SCOPES:
         raise PlanError(explain(f"scope={scope!r}, expected one of {', '.join(map(repr, SCOPES))}."))
-    is_quick = batches is None and target.metric != "latency"
+    is_timed = target.metric == "latency"
+    is_quick = batches is None and not is_timed
     with no_collection() if is_quick else nullcontext():
         found = find_criterion(criterion, seed)  # what is unknown or not read is refused before the analysis
         check_given(found, name_of(criterion), {"batches": batches, "loss": loss})
@@ -143,7 +144,7 @@ def plan(
         score.score(open_groups(whole))  # before anything is searched: it may be refused
         notes = list[str]()
 
-        def choose(left_out: set[str]) -> Keep:
+        def choose(left_out: set[str], check: Check) -> Keep:
             choices = [
                 one
                 for group in open_groups(whole | left_out)
@@ -152,19 +153,23 @@ def plan(
             ranked = {one.group.name: one for one in choices}
             orders = {name: one.orders[0] for name, one in ranked.items()}
 
-            def settle(counts: Mapping[str, int]) -> tuple[Keep, Kept]:
+            def settle(counts: Mapping[str, int], runs: bool = is_timed) -> tuple[Keep, Kept]:
                 keep = cover(analysis, {name: ranked[name].best(count) for name, count in counts.items()}, orders)
+                if runs:
+                    check(keep)
                 return keep, kept_of(analysis, keep)
 
             planner = Planner(choices, scope)
             if target.metric == "channels":
                 return settle(planner.counts(target.value))[0]
-            meter = _meter(analysis, module, inputs, target, timing, planner, lambda counts: settle(counts)[1])
+            if is_timed:
+                settle(planner.counts(0.5))  # what the code holds is known before anything is timed
+            meter = _meter(analysis, module, inputs, target, timing, planner, lambda counts: settle(counts, False)[1])
             keep, note = met(planner, target, meter, settle)
             notes[:] = [note]
             return keep
 
-        chosen, left_out = fit(analysis, module, choose) if emit == "module" else (choose(set()), {})
+        chosen, left_out = fit(analysis, module, choose) if emit == "module" else (choose(set(), lambda _: None), {})
         return make_plan(model, example_inputs, analysis, chosen, {**score.left_out(), **left_out}, notes=notes)
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_map_only
 
 from fxprune.analysis import Analysis
+from fxprune.choices import kept_of
 from fxprune.clock import by_turns, device_name, how, quick
+from fxprune.costs import Costs
 from fxprune.inputs import bind
 from fxprune.measure import Call, device_of, ready, timeable
+from fxprune.meters import Counted
+from fxprune.modules import compile_module
 from fxprune.stored import Stored
 from fxprune.table import Table
 from fxprune.units import duration
@@ -28,8 +32,8 @@ _ROUNDS = 8
 _MOST = 16  # where the machine is busy
 
 
-def check_timing(timing: str, metric: str, emit: str) -> None:
-    """Refuse a way to measure that is unknown, or asked for where nothing is measured, and what cannot be measured.
+def check_timing(timing: str, metric: str) -> None:
+    """Refuse a way to measure that is unknown, or asked for where nothing is measured.
 
     Raises:
         PlanError: By name.
@@ -39,9 +43,6 @@ def check_timing(timing: str, metric: str, emit: str) -> None:
     if timing != "eager" and metric != "latency":
         first = f"timing={timing!r} and {metric}= do not go together: nothing is timed."
         raise PlanError(explain(first, mend="latency= instead, or leave timing out"))
-    if metric == "latency" and emit == "module":
-        first = 'latency= and emit="module" do not go together: layers are timed in the compiled graph.'
-        raise PlanError(explain(first, mend='macs= instead, or emit="graph"'))
 
 
 class Stopwatch:
@@ -96,12 +97,50 @@ class Stopwatch:
         return how(self.timing, self.threads, str(self.device))
 
 
+class Guess(Protocol):
+    """What numbers of channels cost, about in proportion to the time."""
+
+    def seconds(self, counts: Mapping[str, int]) -> float:
+        """Of these numbers of channels; groups that are not named stay whole."""
+
+    def whole(self) -> float:
+        """Of the model as it is."""
+
+    def saved(self, counts: Mapping[str, int]) -> Mapping[str, float]:
+        """About what each group would save with a single channel."""
+
+
+class Operations:
+    """Multiply-accumulate operations, where layers cannot run at other widths.
+
+    Args:
+        analysis: Of the model.
+        model: Its weights; only read.
+    """
+
+    def __init__(self, analysis: Analysis, model: nn.Module) -> None:
+        costs = Costs(analysis, model)
+        self._counted = Counted(costs, "macs", costs.of_kept(kept_of(analysis, {}))["macs"])
+
+    def seconds(self, counts: Mapping[str, int]) -> float:
+        """Not in seconds: in proportion."""
+        return self._counted.estimate(counts)
+
+    def whole(self) -> float:
+        """Of the model as it is."""
+        return self._counted.whole
+
+    def saved(self, counts: Mapping[str, int]) -> Mapping[str, float]:
+        """What a single channel would save."""
+        return self._counted.saved(counts)
+
+
 class Latency:
-    """A meter of seconds: the layers' table while searching, the compiled model against the original in the end.
+    """A meter of seconds: a guess while searching, the compiled model against the original in the end.
 
     Args:
         stopwatch: Times models.
-        table: Times of layers, taken eagerly; how they add up is scaled to the measured whole.
+        table: Times of layers, taken eagerly, or another guess; scaled to the measured whole.
         build: The compiled model of some kept channels.
         relative: A fraction is asked for: seconds are those of the original times the measured share, so that a
             machine that changes its speed meanwhile changes nothing.
@@ -112,7 +151,7 @@ class Latency:
     short = "the nearest below that was measured"
 
     def __init__(
-        self, stopwatch: Stopwatch, table: Table, build: Callable[[Kept], nn.Module], *, relative: bool
+        self, stopwatch: Stopwatch, table: Guess, build: Callable[[Kept], nn.Module], *, relative: bool
     ) -> None:
         self.whole, self.trials = stopwatch.whole, 6 if stopwatch.timing == "eager" else 4
         self._stopwatch, self._table, self._build, self._relative = stopwatch, table, build, relative
@@ -157,20 +196,27 @@ def latency_meter(
     """Time the layers of a model, as far as no file of measurements knows them.
 
     Args:
-        analysis: Of the model, made to emit a graph.
+        analysis: Of the model. It says whether graphs are timed against the original, or modules of its class.
         model: Its weights; only read.
         stopwatch: Of the model.
         allowed: The numbers of channels that groups may keep; others stay whole.
         settle: Turns numbers of channels into kept ones.
         relative: As for :class:`Latency`.
     """
+    constants = {**analysis.capture.constants, **analysis.capture.strangers}
 
-    def build(kept: Kept) -> fx.GraphModule:
-        return rewrite(analysis.propagation, model, kept, constants=analysis.capture.constants)
+    def graph(kept: Kept) -> fx.GraphModule:
+        return rewrite(analysis.propagation, model, kept, constants=constants)
+
+    def module(kept: Kept) -> nn.Module:
+        return compile_module(model, analysis, kept, "kept")
 
     def sample(counts: Mapping[str, int]) -> fx.GraphModule:
-        return build(settle({name: count for name, count in counts.items() if name in allowed}))
+        return graph(settle({name: count for name, count in counts.items() if name in allowed}))
 
+    build = module if analysis.emit == "module" else graph
+    if analysis.capture.fake_mode is None:
+        return Latency(stopwatch, Operations(analysis, model), build, relative=relative)
     table = Table(analysis, model, allowed, stopwatch.stored())
     table.measure(sample, stopwatch.bound(), stopwatch.threads)
     return Latency(stopwatch, table, build, relative=relative)

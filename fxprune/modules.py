@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from fxprune.analysis import Analysis
 from fxprune.capture import own
-from fxprune.choices import Indices, kept_of
+from fxprune.choices import Keep, kept_of
 from fxprune.record import record
 from fxprune.settings import follow
 from fxprune_passes.errors import CaptureError, PlanError, VerifyError, explain
@@ -19,6 +19,9 @@ from fxprune_passes.fakes import shadow
 from fxprune_passes.kept import Kept
 from fxprune_passes.remake import Conflict, needs, remake
 from fxprune_passes.verify import check_shapes
+
+Check = Callable[[Keep], object]
+"""Called with kept indices, it returns where the model's code lets them go."""
 
 
 def compile_module(model: nn.Module, analysis: Analysis, kept: Kept, statistics: str) -> nn.Module:
@@ -119,27 +122,43 @@ def _compare(before: fx.Graph, after: fx.Graph) -> None:
 def fit(
     analysis: Analysis,
     model: nn.Module,
-    choose: Callable[[set[str]], dict[str, Indices]],
+    choose: Callable[[set[str], Check], Keep],
     statistics: str = "kept",
-) -> tuple[dict[str, Indices], dict[str, str]]:
+) -> tuple[Keep, dict[str, str]]:
     """Leave out the groups that the model's code does not let go.
 
     Args:
         analysis: Made with ``emit="module"``.
         model: Only read.
-        choose: Gives kept indices by group, where the named groups stay whole.
+        choose: Gives kept indices by group, where the named groups stay whole. Before it compiles any to see what they
+            cost, it has them checked by the function that it gets.
         statistics: What it is to be compiled with.
 
     Returns:
         Kept indices by group, and for each group left out the line of code and what it would have to be.
     """
     left_out: dict[str, str] = {}
-    chosen = choose(set())
-    while chosen and (conflicts := _conflicts(analysis, model, chosen, statistics)):
-        guilty = _guilty(analysis, model, chosen, conflicts, statistics) or dict.fromkeys(chosen, _reason(conflicts[0]))
-        left_out.update(guilty)
-        chosen = {name: kept for name, kept in choose(left_out.keys() | set()).items() if name not in left_out}
-    return chosen, left_out
+
+    def check(keep: Keep) -> Keep:
+        chosen = {name: kept for name, kept in keep.items() if name not in left_out}
+        if chosen and (found := _conflicts(analysis, model, chosen, statistics)):
+            raise _Stands(chosen, found)
+        return chosen
+
+    while True:
+        try:
+            return check(choose(set(left_out), check)), left_out
+        except _Stands as way:
+            guilty = _guilty(analysis, model, way.keep, way.conflicts, statistics)
+            left_out.update(guilty or dict.fromkeys(way.keep, _reason(way.conflicts[0])))
+
+
+class _Stands(Exception):
+    """The model's code stands in the way of kept indices."""
+
+    def __init__(self, keep: Keep, conflicts: Sequence[Conflict]) -> None:
+        super().__init__(conflicts)
+        self.keep, self.conflicts = keep, conflicts
 
 
 def _conflicts(

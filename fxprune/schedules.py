@@ -86,7 +86,7 @@ def schedule(
         first = f"batches is a {type(options['batches']).__name__}, expected an iterable that every step reads anew."
         raise PlanError(explain(first, why=f"it can be read once, and {steps} steps read it", mend="list(batches)"))
     target = target_of({"channels": channels, "params": params, "macs": macs, "bytes": bytes, "latency": latency})
-    check_timing(timing, target.metric, options.get("emit", "graph"))
+    check_timing(timing, target.metric)
     return _steps(model, example_inputs, steps, PACES[pace], target, {"timing": timing, **options})
 
 

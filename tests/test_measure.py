@@ -30,6 +30,7 @@ from fxprune.clock import Measured, by_turns, quick
 from fxprune.costs import needed
 from fxprune.grids import LEVELS, Grid, level_vectors
 from fxprune.kinds import kinds_of
+from fxprune.measure import ready
 from fxprune.stored import Stored
 from fxprune.targets import target_of
 from fxprune.units import duration
@@ -229,7 +230,6 @@ def test_anything_else_is_no_latency(value: object) -> None:
     [
         ({"latency": 0.5, "timing": "fast"}, "timing='fast', expected one of 'eager', 'compiled'"),
         ({"macs": 0.5, "timing": "compiled"}, "timing='compiled' and macs= do not go together"),
-        ({"latency": 0.5, "emit": "module"}, 'latency= and emit="module" do not go together'),
         ({"latency": 0.5, "macs": 0.5}, "got macs=0.5, latency=0.5"),
     ],
     ids=str,
@@ -248,10 +248,10 @@ def remeasured(model: nn.Module, *small: nn.Module) -> list[float]:
     return [statistics.median(seconds / whole for seconds, whole in rounds) for rounds in pairs]
 
 
-@pytest.mark.parametrize("scope", ["local", "global"])
-def test_a_fraction_of_the_time_stays(scope: str) -> None:
+@pytest.mark.parametrize(("scope", "emit"), [("local", "graph"), ("global", "module")])
+def test_a_fraction_of_the_time_stays(scope: str, emit: str) -> None:
     model = built(64)
-    plan = fxprune.plan(model, X, latency=0.5, scope=scope, ignore=("head",))
+    plan = fxprune.plan(model, X, latency=0.5, scope=scope, emit=emit, ignore=("head",))
     found = re.fullmatch(
         r"latency=0\.5: .* of .* \((.*)%\), measured eager on 1 thread(, the nearest below that was measured)?",
         plan.notes[-1],
@@ -277,6 +277,40 @@ def roughly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure whole models in two rounds, where it does not matter what comes out."""
     monkeypatch.setattr(latency, "_ROUNDS", 2)
     monkeypatch.setattr(latency, "_MOST", 2)
+
+
+class Holds(Net):
+    """Its code asks for all 32 channels of a layer, and takes its way by what they hold."""
+
+    way = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.stem(x)).relu_()
+        x = (x + self.conv2(self.conv1(x).relu())).relu()
+        x = self.wide(x).mean((2, 3)).view(-1, 32)
+        return self.head(x if not self.way or x.sum() < 1 else -x)
+
+
+@pytest.mark.parametrize("by_values", [False, True])
+def test_what_is_timed_is_what_is_emitted(by_values: bool, monkeypatch: pytest.MonkeyPatch, roughly: None) -> None:
+    timed: list[type] = []
+
+    def seen(model: nn.Module, *how: Any) -> Callable[[], object]:
+        timed.append(type(model))
+        return ready(model, *how)
+
+    monkeypatch.setattr(latency, "ready", seen)
+    model = Holds(16)
+    model.way = by_values
+    plan = fxprune.plan(model, X, latency="10s", emit="module")
+    assert timed == [Holds, Holds]  # the original, and the one trial that is quick enough
+    assert list(plan.left_out) == ["wide"] and "view (node view)" in plan.left_out["wide"]
+    assert plan.notes[-1].startswith("latency=10 s: ")
+    assert isinstance(fxprune.compile(model, plan), Holds)
+    timed.clear()
+    if not by_values:
+        fxprune.plan(model, X, latency="10s")
+        assert timed[0] is Holds and len(timed) == 2 and issubclass(timed[1], fx.GraphModule)
 
 
 def test_layers_are_timed_once(calls: list[str], folder: Path, roughly: None) -> None:
@@ -438,13 +472,17 @@ def test_every_node_that_gives_a_tensor_is_of_a_kind(network: Network) -> None:
     assert len(signatures) <= len(kinds)
 
 
-@pytest.mark.parametrize("network", SAMPLE[::12], ids=lambda one: one.name)
-def test_any_network_has_a_latency(network: Network, roughly: None) -> None:
+@pytest.mark.parametrize(
+    ("network", "emit"),
+    [(one, ("graph", "module")[number % 2]) for number, one in enumerate(SAMPLE[::12])],
+    ids=lambda one: getattr(one, "name", one),
+)
+def test_any_network_has_a_latency(network: Network, emit: str, roughly: None) -> None:
     torch.manual_seed(0)
     model, x = network.build(), network.inputs()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     try:
-        plan = fxprune.plan(model, x, latency=0.97)
+        plan = fxprune.plan(model, x, latency=0.97, emit=emit)
     except fxprune.PlanError as error:
         assert "latency=0.97 cannot be met" in str(error)
     else:

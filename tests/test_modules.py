@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.analysis import analyse
-from fxprune.modules import fit
+from fxprune.choices import Keep
+from fxprune.modules import Check, fit
 from fxprune.plans import make_plan
 
 X = torch.randn(3, 12, generator=torch.Generator().manual_seed(0))
@@ -219,7 +220,7 @@ def test_groups_that_full_statistics_need_are_left_out() -> None:
     analysis = analyse(model, X.double(), emit="module")
     half = {group.name: tuple(range(group.size // 2)) for group in analysis.groups}
 
-    def choose(left_out: set[str]) -> dict[str, tuple[int, ...]]:
+    def choose(left_out: set[str], check: Check) -> Keep:
         return {name: kept for name, kept in half.items() if name not in left_out}
 
     assert fit(analysis, model, choose) == (half, {})
@@ -228,6 +229,21 @@ def test_groups_that_full_statistics_need_are_left_out() -> None:
     plan = make_plan(model, X.double(), analysis, chosen, left_out)
     small = fxprune.compile(model, plan, emit="module", statistics="full")
     assert fxprune.verify(model, plan, small).ok
+
+
+def test_groups_that_are_in_the_way_of_what_is_tried_are_left_out() -> None:
+    model = nn.Sequential(nn.Linear(12, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5)).double()
+    analysis, tried = analyse(model, X.double(), emit="module"), list[list[str]]()
+
+    def choose(left_out: set[str], check: Check) -> Keep:
+        keep: Keep = {name: (0, 1) for name in ("0", "2") if name not in left_out}
+        tried.append(list(keep))
+        check(keep)
+        return {"2": (0,)}
+
+    chosen, left_out = fit(analysis, model, choose, "full")
+    assert tried == [["0", "2"], ["2"]]
+    assert (chosen, list(left_out)) == ({"2": (0,)}, ["0"])
 
 
 def test_an_unknown_emit_is_refused() -> None:

@@ -258,6 +258,9 @@ class Emitter:
         parent, _, name = path.rpartition(".")
         if name in owner._parameters or name in owner._buffers:
             return
+        if not isinstance(number := self.find(path), torch.Tensor):
+            setattr(owner, name, number)  # the code of a model that stays reads it as an attribute
+            return
         tensor = self.tensor(path)
         if isinstance(tensor, nn.Parameter):
             owner.register_parameter(name, tensor)
