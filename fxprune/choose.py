@@ -75,7 +75,8 @@ def plan(
         latency: Time of one call on the example inputs that stays, or a bound with a unit: ``"5ms"``, ``"300us"``,
             ``"0.01s"``. Layers are timed first, at some widths (see :mod:`fxprune.table`; kept in files, so that a
             second plan is quick); then compiled models, by turns with the original, in eval mode, on the threads that
-            PyTorch is set to. Plans depend on these measurements.
+            PyTorch is set to. Plans depend on these measurements; under ``torch.distributed`` all processes plan
+            together, by the means of what they measure.
         timing: What of a model is timed for ``latency``: ``"eager"``, or ``"compiled"`` by ``torch.compile``. Layers
             are timed eagerly for both; what a compiled model takes decides.
         criterion: A name (``"l2"``, ``"taylor"``, .. see :mod:`fxprune.criteria`), one of the criteria there, or

@@ -20,7 +20,7 @@ from fxprune.batches import Batch, Batches, Loss
 from fxprune.inputs import bind
 from fxprune.moments import Moments
 from fxprune.originals import original
-from fxprune.ranks import fail_together, rank, sum_over_ranks
+from fxprune.ranks import failing_together, rank, sum_over_ranks
 from fxprune.taps import Tap
 from fxprune_passes.errors import CaptureError, PlanError, explain
 from fxprune_passes.wide import NodeError, Wide, in_float64, precision, widen
@@ -66,18 +66,14 @@ def gather(
         CaptureError: The model does not run on a batch.
     """
     run = _Run(analysis, model, loss, taps, batches.device)
-    error: Exception | None = None
     devices = [batches.device] if batches.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
         torch.default_generator.manual_seed(seed + rank())
         if devices:
             torch.cuda.manual_seed(seed + rank())
-        try:
+        with failing_together("evaluate their batches"):
             for batch in batches.read(show=rank() == 0):
                 run.take(batch)
-        except Exception as failure:
-            error = failure
-    fail_together(error)
     sum_over_ranks(run.result.tensors())
     if not run.result.batches.item():
         raise PlanError(explain("batches is empty, expected at least one batch.", mend="a used-up iterator is empty"))

@@ -19,6 +19,7 @@ from fxprune.inputs import bind
 from fxprune.measure import Call, device_of, ready, timeable
 from fxprune.meters import Counted
 from fxprune.modules import compile_module
+from fxprune.ranks import failing_together, mean_over_ranks
 from fxprune.stored import Stored
 from fxprune.table import Table
 from fxprune.units import duration
@@ -46,7 +47,7 @@ def check_timing(timing: str, metric: str) -> None:
 
 
 class Stopwatch:
-    """Times models against the original, by turns.
+    """Times models against the original, by turns; under ``torch.distributed`` in all processes, which get the means.
 
     Args:
         model: The original; a private copy of it runs.
@@ -63,21 +64,23 @@ class Stopwatch:
         self.threads, self.timing = torch.get_num_threads(), timing
         self.device = device_of(model, call)
         self._call = tree_map_only(torch.Tensor, torch.clone, call)  # a model may write into its inputs
-        try:
-            self._original = deepcopy(model)
-        except Exception as error:
-            raise CaptureError(explain(f"{type(model).__name__} cannot be copied: {error}")) from error
-        with timeable([self._original]):
-            self._run = ready(self._original, self._call, timing == "compiled")
-            (seconds,) = self._timed([self._run])
-        self.whole = statistics.median(seconds)
+        with failing_together("time the model"):
+            try:
+                self._original = deepcopy(model)
+            except Exception as error:
+                raise CaptureError(explain(f"{type(model).__name__} cannot be copied: {error}")) from error
+            with timeable([self._original]):
+                self._run = ready(self._original, self._call, timing == "compiled")
+                (seconds,) = self._timed([self._run])
+        (self.whole,) = mean_over_ranks([statistics.median(seconds)])
 
     def against(self, model: nn.Module) -> tuple[float, float]:
         """Seconds of one call of a model, and their share in those of the original."""
-        with timeable([self._original, model]):
+        with failing_together("time the compiled model"), timeable([self._original, model]):
             run = ready(model, self._call, self.timing == "compiled")
             pair = self._timed([run, self._run])
-        return statistics.median(pair[0]), quick(pair[0]) / quick(pair[1])
+        seconds, share = mean_over_ranks([statistics.median(pair[0]), quick(pair[0]) / quick(pair[1])])
+        return seconds, share
 
     def _timed(self, calls: Sequence[Callable[[], object]]) -> list[tuple[float, ...]]:
         devices = [self.device]

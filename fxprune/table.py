@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import fx, nn
@@ -12,6 +13,7 @@ from fxprune.grids import BLOCK, LEVELS, Grid, level_vectors
 from fxprune.kinds import Kind, kinds_of, value_of
 from fxprune.layers import LayerTimer
 from fxprune.measure import timeable
+from fxprune.ranks import check_same, failing_together, first_of_ranks, mean_over_ranks, rank
 from fxprune.stored import Stored
 from fxprune.widths import nearest
 
@@ -23,7 +25,8 @@ class Table:
     """Seconds of a model's layers by what its groups keep.
 
     Layers are timed one by one, in models of a few widths, and only those that no file of measurements knows. In
-    between, seconds are interpolated linearly over the widths of a layer's axes.
+    between, seconds are interpolated linearly over the widths of a layer's axes. Under ``torch.distributed`` seconds
+    are means over all processes, and known is what the first one knows.
 
     Args:
         analysis: Of the model.
@@ -55,18 +58,28 @@ class Table:
             bound: Example inputs by name of the placeholder.
             threads: Of the CPU.
         """
+        self._agree()
         known, found = self._stored.seconds, dict[str, float]()
         missing = [one for one in self._samples if any(kind.signature(one) not in known for kind in self.kinds)]
-        for vector in tqdm(missing, "latency", leave=False, disable=None, unit="model"):
-            marks = {kind.signature(vector): kind.name for kind in self.kinds}
-            wanted = {mark: name for mark, name in marks.items() if mark not in known and mark not in found}
-            if wanted:
-                counts = dict(zip(self.names, vector, strict=True))
-                times = _times(build(counts), wanted.values(), bound, threads)
-                found.update({mark: times.get(name, 0.0) for mark, name in wanted.items()})
+        hidden = None if rank() == 0 else True
+        with failing_together("time their layers"):
+            for vector in tqdm(missing, "latency", leave=False, disable=hidden, unit="model"):
+                marks = {kind.signature(vector): kind.name for kind in self.kinds}
+                wanted = {mark: name for mark, name in marks.items() if mark not in known and mark not in found}
+                if wanted:
+                    counts = dict(zip(self.names, vector, strict=True))
+                    times = _times(build(counts), wanted.values(), bound, threads)
+                    found.update({mark: times.get(name, 0.0) for mark, name in wanted.items()})
         if found:
-            self._stored.add(found)
+            self._stored.add(dict(zip(found, mean_over_ranks([*found.values()]), strict=True)))
         self._grids = [self._grid(*one) for one in zip(self.kinds, self._coordinates, strict=True)]
+
+    def _agree(self) -> None:
+        """Know what the first process knows, so that all time the same layers."""
+        marks = list(dict.fromkeys(kind.signature(one) for one in self._samples for kind in self.kinds))
+        check_same(" ".join(marks), "the layers to time")
+        known = first_of_ranks([self._stored.seconds.get(mark, math.nan) for mark in marks])
+        self._stored.seconds = {mark: one for mark, one in zip(marks, known, strict=True) if not math.isnan(one)}
 
     def seconds(self, counts: Mapping[str, int]) -> float:
         """The sum over all layers, where groups keep these numbers of channels; others stay whole."""

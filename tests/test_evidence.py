@@ -298,36 +298,39 @@ def test_scores_are_the_same_on_every_thread_count(criterion: str) -> None:
     assert torch.equal(found[0], found[2])
 
 
-def _plan_of_a_rank(rank: int, folder: str, criterion: str) -> None:
+_FAILURES = {
+    "taylor": ((BATCHES[0][0], torch.tensor([7, 7])), "loss(output, targets) raises IndexError on batch 0:"),
+    "wanda": (IMAGES[:, :2], "the model does not run on batch 0: "),
+}
+"""By criterion: a batch that cannot be evaluated, and the error."""
+
+
+def _plans_of_a_rank(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
-    model = randomized(Residual())
+    model, found = randomized(Residual()), dict[str, Any]()
     own = BATCHES[:2] if rank == 0 else BATCHES[2:]
     try:
-        plan = fxprune.plan(model, IMAGES, channels=0.5, criterion=criterion, batches=own, loss=LOSSES.get(criterion))
-        torch.save(plan.keep, f"{folder}/{criterion}-{rank}")
-        bad = {"taylor": (BATCHES[0][0], torch.tensor([7, 7])), "wanda": IMAGES[:, :2]}[criterion]
-        own = BATCHES if rank == 0 else [bad]
-        try:
-            fxprune.plan(model, IMAGES, channels=0.5, criterion=criterion, batches=own, loss=LOSSES.get(criterion))
-        except fxprune.FxPruneError as error:
-            Path(f"{folder}/error-{rank}").write_text(str(error))
+        for criterion, (bad, _) in _FAILURES.items():
+            options: dict[str, Any] = {"channels": 0.5, "criterion": criterion, "loss": LOSSES.get(criterion)}
+            found[criterion] = fxprune.plan(model, IMAGES, batches=own, **options).keep
+            try:
+                fxprune.plan(model, IMAGES, batches=BATCHES if rank == 0 else [bad], **options)
+            except fxprune.FxPruneError as error:
+                found[f"{criterion} fails"] = str(error)
+        torch.save(found, f"{folder}/{rank}")
     finally:
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    ("criterion", "error"),
-    [("taylor", "loss(output, targets) raises IndexError on batch 0:"), ("wanda", "the model does not run on batch 0")],
-)
-def test_all_processes_get_the_plan_of_all_batches(criterion: str, error: str, tmp_path: Path) -> None:
-    mp.spawn(_plan_of_a_rank, (str(tmp_path), criterion), nprocs=2)
-    alone = fxprune.plan(
-        randomized(Residual()), IMAGES, channels=0.5, criterion=criterion, batches=BATCHES, loss=LOSSES.get(criterion)
-    )
-    for rank in range(2):
-        assert torch.load(tmp_path / f"{criterion}-{rank}") == alone.keep
-    assert (tmp_path / "error-0").read_text().startswith("1 of 2 processes could not evaluate their batches.")
-    assert (tmp_path / "error-1").read_text().startswith(error)
+def test_all_processes_get_the_plan_of_all_batches(tmp_path: Path) -> None:
+    mp.spawn(_plans_of_a_rank, (str(tmp_path),), nprocs=2)
+    first, other = (torch.load(tmp_path / str(rank)) for rank in range(2))
+    for criterion, (_, error) in _FAILURES.items():
+        options: dict[str, Any] = {"criterion": criterion, "batches": BATCHES, "loss": LOSSES.get(criterion)}
+        alone = fxprune.plan(randomized(Residual()), IMAGES, channels=0.5, **options)
+        assert first[criterion] == other[criterion] == alone.keep
+        assert first[f"{criterion} fails"].startswith("1 of 2 processes could not evaluate their batches.")
+        assert other[f"{criterion} fails"].startswith(error)
 
 
 def _generator() -> Iterator[Any]:
