@@ -487,7 +487,10 @@ def test_every_node_that_gives_a_tensor_is_of_a_kind(network: Network) -> None:
 
 @pytest.mark.parametrize(
     ("network", "emit"),
-    [(one, ("graph", "module")[number % 2]) for number, one in enumerate(SAMPLE[::12])],
+    [
+        *((one, ("graph", "module")[number % 2]) for number, one in enumerate(SAMPLE[::12])),
+        *((one, "module") for one in NETWORKS if one.name == "multihead"),  # its code reads numbers of its modules
+    ],
     ids=lambda one: getattr(one, "name", one),
 )
 def test_any_network_has_a_latency(network: Network, emit: str, roughly: None) -> None:
