@@ -98,7 +98,7 @@ def _steps(
     target: Target,
     options: dict[str, Any],
 ) -> Iterator[tuple[Plan, fx.GraphModule]]:
-    ask = _asker(model, example_inputs, target, options["timing"])
+    ask = _asker(model, example_inputs, target, options["timing"], options.get("emit", "graph"))
     last, before = target.bound(ask.whole) / ask.whole, 1.0
     for step in range(1, steps + 1):
         share = min(before, pace(last, step / steps))
@@ -110,14 +110,14 @@ def _steps(
 
 
 def _asker(
-    model: Model, example_inputs: ExampleInputs | None, target: Target, timing: str
+    model: Model, example_inputs: ExampleInputs | None, target: Target, timing: str, emit: str
 ) -> _Channels | _Cost | _Time:
     """What says the targets of the steps."""
     if target.metric == "channels":
         return _Channels()
     if target.metric == "latency":
         return _Time(Stopwatch(unwrap(model)[0], as_call(inputs_of(model, example_inputs)), timing), target)
-    analysis = analyse(model, example_inputs)
+    analysis = analyse(model, example_inputs, emit=emit)
     return _Cost(float(Costs(analysis, unwrap(model)[0]).of_kept(kept_of(analysis, {}))[target.metric]))
 
 

@@ -72,6 +72,25 @@ def test_every_step_reads_the_batches() -> None:
     assert len(list(fxprune.schedule(built(), X, steps=1, batches=iter([torch.ones(2, 8)]), **options))) == 1
 
 
+def test_modules_whose_code_takes_its_way_by_values_are_pruned_step_by_step() -> None:
+    class ByValues(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = built()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.body(x)
+            return out if out.sum() > 0 else -out
+
+    model = ByValues()
+    whole = fxprune.count(model.body, X).params
+    for share, (_, small) in zip(
+        (0.8, 0.6), fxprune.schedule(model, X, params=0.6, steps=2, emit="module"), strict=True
+    ):
+        assert type(small) is ByValues
+        assert 0.7 * share * whole < sum(one.numel() for one in small.parameters()) <= share * whole
+
+
 def test_options_go_to_the_plan() -> None:
     *_, (plan, _) = fxprune.schedule(built(), X, channels=0.5, steps=2, ignore=("2",), criterion="l1")
     assert list(plan.keep) == ["0"]
