@@ -24,9 +24,11 @@ Seconds of one forward call: a model of torchvision that fxprune pruned, against
 these widths (ResNet-18 and VGG-16 with all of them halved, MobileNet-V2 with `width_mult=0.5`). The hand-built model
 takes the pruned one's weights and gives the same numbers; both have the same MACs by `torch.utils.flop_counter`. They
 take turns for {patience:.0f} s at each batch size, eager and under `torch.compile`; the ratio is the median of those of
-neighbouring calls.\
+neighbouring calls. Eager ones are {copies} copies of each: by where weights lie in memory, a call takes up to a tenth
+longer.\
 """
 BOUND = 1.02
+COPIES = 4  # of each model, in eager mode
 HEADERS = ("model", "MACs", "batch", "mode", "compiled by fxprune", "hand-built", "ratio")
 
 
@@ -107,18 +109,19 @@ def macs(model: nn.Module, inputs: torch.Tensor) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def race(works: Sequence[Callable[[], object]], patience: float) -> tuple[list[float], float]:
-    """Call two works in turns.
+def race(pairs_of_works: Sequence[Sequence[Callable[[], object]]], patience: float) -> tuple[list[float], float]:
+    """Call the two works of each pair in turns, and one pair after the other.
 
     Returns:
         Their median seconds, and the median ratio of the first to the second in pairs of neighbouring calls.
     """
     pairs = []
     for _ in range(3):
-        _ = [work() for work in works]
+        _ = [work() for works in pairs_of_works for work in works]
     end = time.perf_counter() + patience
     while time.perf_counter() < end or len(pairs) < 5:
-        order = (0, 1) if len(pairs) % 2 else (1, 0)
+        turn, number = divmod(len(pairs), len(pairs_of_works))
+        works, order = pairs_of_works[number], (0, 1) if turn % 2 else (1, 0)
         seconds = [0.0, 0.0]
         for place in order:
             start = time.perf_counter()
@@ -146,19 +149,28 @@ def handbuilt(settings: Settings) -> Section:
                 )
                 figures.append(Figure(f"{name}, batch {batch}, {mode}, against hand-built", ratio, " x", BOUND))
                 data[f"{name}, {batch}, {mode}"] = {"macs": cost, "seconds": medians, "ratio": ratio}
-    text, title = TEXT.format(patience=settings.patience), "The compiled model against one built by hand"
+    text, title = TEXT.format(patience=settings.patience, copies=COPIES), "The compiled model against one built by hand"
     return Section("handbuilt", title, text, HEADERS, rows, figures, data)
 
 
-def _calls(models: Sequence[nn.Module], images: torch.Tensor, mode: str) -> list[Callable[[], object]]:
+def _calls(models: Sequence[nn.Module], images: torch.Tensor, mode: str) -> list[list[Callable[[], object]]]:
     torch._dynamo.reset()
-    ready = [torch.compile(model, dynamic=False) if mode == "compiled" else model for model in models]
+    if mode == "compiled":
+        ready = [[torch.compile(model, dynamic=False) for model in models]]
+    else:
+        ready = [copies(models, number) for number in range(COPIES)]
 
     def call(model: nn.Module) -> object:
         with torch.no_grad():
             return model(images)
 
-    return [lambda model=model: call(model) for model in ready]
+    return [[lambda model=model: call(model) for model in pair] for pair in ready]
+
+
+def copies(models: Sequence[nn.Module], number: int) -> list[nn.Module]:
+    """A copy of each model; of those with an odd number the last one is made first."""
+    step = -1 if number % 2 else 1
+    return [copy.deepcopy(model) for model in models[::step]][::step]
 
 
 def _milliseconds(seconds: float) -> str:
