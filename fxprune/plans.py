@@ -305,11 +305,11 @@ class Plan:
             PlanError: The plan was made for another model.
         """
         module, _ = unwrap(model)
-        check_shapes(self.shapes, module)
         origin = self._origin
         known = origin is not None and origin.model() is remembered(model) and origin.analysis.emit == emit
         if origin is not None and known and origin.fingerprint == fingerprint(module):
             return origin.analysis
+        check_shapes(self.shapes, module)
         analysis = analyse(model, from_spec(self.inputs), emit=emit)
         widths = {group.name: group.size for group in analysis.groups}
         if widths != dict(self.widths):
@@ -369,18 +369,19 @@ def fingerprint(model: nn.Module) -> tuple[Any, ...]:
 
 
 def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The plain attributes of a module: sizes, modes, options."""
+    """The plain attributes of a module, sizes, modes and options, and the shapes of tensors that are attributes."""
     for name, value in vars(module).items():
         kind = type(value)
         if kind in _PLAIN or (kind is tuple and all(type(one) in _PLAIN for one in value)):
             yield name, value
+        elif isinstance(value, torch.Tensor):
+            yield name, (tuple(value.shape), value.dtype)
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
     """Refuse a plan that was made for another model, before anything is analysed."""
-    known = tensors_of(model)
     for name, shape in shapes.items():
-        got = tuple(known[name].shape) if name in known else _shape_of(model, name)
+        got = _shape_of(model, name)
         if got is not None and got != shape:
             first = f"plan was made for another model: {name!r} has shape {got}, expected {shape}."
             raise PlanError(explain(first, mend="make a plan for this model"))

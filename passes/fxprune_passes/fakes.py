@@ -18,6 +18,7 @@ from fxprune_passes.tensors import modules_of
 
 _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
 _KINDS = frozenset({dict, OrderedDict, set})
+_OWN = frozenset(name for name, value in vars(nn.Module()).items() if type(value) in _KINDS)  # which no two share
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size})
 
 
@@ -65,7 +66,7 @@ def shadow(model: nn.Module, fake_mode: FakeTensorMode) -> nn.Module:
     memo.update((id(module), type(module).__new__(type(module))) for module in plain)
     states = [(module, module.__getstate__()) for module in reversed(plain)]  # what it holds comes first
     for module, state in states:
-        copied = {name: value if type(value) in _ATOMS else _copied(value, memo) for name, value in state.items()}
+        copied = _copied_state(state, memo)
         if type(module).__setstate__ is nn.Module.__setstate__:  # which adds what states of old versions lack
             vars(memo[id(module)]).update(copied)
         else:
@@ -85,6 +86,20 @@ def _is_bare(value: Any) -> bool:
     """Whether a value holds nothing: a number, a name, or one of the many empty tables of a module."""
     kind = type(value)
     return kind in _ATOMS or (kind in _KINDS and not value)
+
+
+def _copied_state(state: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
+    """The attributes of a module, copied; the many empty tables that each has are made anew."""
+    copied: dict[str, Any] = {}
+    for name, value in state.items():
+        kind = type(value)
+        if kind in _ATOMS:
+            copied[name] = value
+        elif name in _OWN and kind in _KINDS and not value:
+            copied[name] = kind()
+        else:
+            copied[name] = _copied(value, memo)
+    return copied
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
