@@ -1,7 +1,7 @@
 """Every torchvision classification model: a random plan at half width, exact in float64, at two batch sizes.
 
-The few models over 200 million parameters need more memory than a test machine may have; run them by
-``pytest -m huge tests/test_torchvision.py``.
+The models over 100 million parameters, but for the smallest VGG, take long, and some more memory than a test machine
+may have; run them by ``pytest -m huge tests/test_torchvision.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from torch import nn
 
 import fxprune
 
-_HUGE = ("regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32")
+_HUGE = (
+    "convnext_large", "efficientnet_v2_l", "regnet_x_32gf", "regnet_y_128gf", "regnet_y_32gf", "vgg11", "vgg13",
+    "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "vit_h_14", "vit_l_16", "vit_l_32", "wide_resnet101_2",
+)  # fmt: skip
 _MODELS = torchvision.models.list_models(module=torchvision.models)
 
 

@@ -105,7 +105,7 @@ def half(model: nn.Module, inputs: Any, analysis: Analysis, seed: int = 0) -> fx
     ranked = {group.name: torch.randperm(group.size, generator=generator).tolist() for group in analysis.groups}
     keep = {name: order[: max(1, len(order) // 2)] for name, order in ranked.items()}
 
-    def choose(left_out: set[str]) -> dict[str, tuple[int, ...]]:
+    def choose(left_out: set[str], check: object = None) -> dict[str, tuple[int, ...]]:
         return cover(analysis, {name: kept for name, kept in keep.items() if name not in left_out}, ranked)
 
     chosen, left_out = fit(analysis, model, choose, "full") if analysis.emit == "module" else (choose(set()), {})
