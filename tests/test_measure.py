@@ -368,10 +368,12 @@ def test_what_cannot_be_reached_is_said_with_what_holds_it_up() -> None:
     assert "groups that stay whole and cost most: conv1" in message
 
 
-def test_a_schedule_of_latencies() -> None:
+def test_a_schedule_of_latencies(by_work: None) -> None:
     model = built(64)
-    shares = remeasured(model, *(small for _, small in fxprune.schedule(model, X, latency=0.6, steps=2)))
-    assert shares[0] < 1.15 * 0.65 and shares[1] < 1.15 * 0.6
+    whole = fxprune.count(model, X).macs
+    steps = fxprune.schedule(model, X, latency=0.6, steps=2)
+    shares = [fxprune.count(small, X).macs / whole for _, small in steps]
+    assert 0.4 < shares[0] <= 0.65 and 0.4 < shares[1] <= 0.6
 
 
 def test_any_two_sizes_of_a_layer_meet_at_all_levels() -> None:
